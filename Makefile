@@ -1,0 +1,65 @@
+# Make owns names, Python owns logic: VERB-NAME runs `agenttuning VERB recipes/agentlm-NAME/sft.yaml`.
+# Needs git, make and Python 3.11 (PYTHON=python3.12 for another).
+#
+## make quickstart     the whole method on a CPU, in minutes: base, collect, data, train, eval, report
+##
+## make plan-13b       batch, memory, tokens, hours, cost of AgentLM-13B; starts nothing   (7b, 13b, 70b, tiny)
+## make data-13b       draw, convert and tokenise its mixture
+## make show-data-13b  print a few conversations with the trained tokens marked
+## make train-13b      fine-tune; DRY=1 prints the plan and stops
+## make eval-13b       play the tasks and take the general tests
+## make compare-13b    its scores beside the published ones
+## make report-13b     write its results page
+##
+## make base-tiny      the tiny base model of the CPU twin
+## make collect-tiny   collect trajectories with a teacher and keep the rewarded ones
+## make ablation-tiny  agent-only, general-only, mixed, on the CPU
+##
+## make test           all tests           make lint   ruff           make clean   remove caches (not runs/, not .venv)
+##
+## ARGS='learning_rate=1e-5 --data agentinstruct=rows.jsonl' passes overrides and local data to any VERB-NAME.
+## VENV=path READY= uses an environment that you made yourself.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+READY ?= $(VENV)/.ready
+RUN = $(VENV)/bin/python -m agenttuning
+
+export PYTHONPATH := src
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart base-tiny collect-tiny ablation-tiny test lint clean FORCE
+
+help:
+	@sed -n 's/^## \{0,1\}//p' Makefile
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[train,eval,dev]'
+	touch $@
+
+data-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) data $< $(ARGS)
+show-data-%: recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) show-data $< $(ARGS)
+plan-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) plan $< $(ARGS)
+train-%:     recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) train $< $(if $(DRY),--dry) $(ARGS)
+eval-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) eval $< $(ARGS)
+compare-%:   recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) compare $< $(ARGS)
+report-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) report $< $(ARGS)
+
+# OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores.
+quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export OMP_WAIT_POLICY := PASSIVE
+quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 0
+quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export TOKENIZERS_PARALLELISM := false
+
+base-tiny: $(READY) ; $(RUN) base recipes/agentlm-tiny $(ARGS)
+collect-tiny: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $(ARGS)
+ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
+quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
+
+test: $(READY) ; $(VENV)/bin/python -m pytest $(ARGS)
+lint: $(READY) ; $(VENV)/bin/python -m ruff check .
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

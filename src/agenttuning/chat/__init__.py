@@ -1,0 +1,22 @@
+"""The only place that turns turns into token ids and labels; training, evaluation and serving all come through here."""
+
+from agenttuning.chat.encode import IGNORE, LOSSES, Encoded, Span, encode, encode_many, encode_prompt
+from agenttuning.chat.tokenizer import load_tokenizer, save_tokenizer
+from agenttuning.chat.turns import MaskError, RowError, check_turns
+from agenttuning.chat.verify import verify
+
+__all__ = [
+    "IGNORE",
+    "LOSSES",
+    "Encoded",
+    "MaskError",
+    "RowError",
+    "Span",
+    "check_turns",
+    "encode",
+    "encode_many",
+    "encode_prompt",
+    "load_tokenizer",
+    "save_tokenizer",
+    "verify",
+]

@@ -1,0 +1,117 @@
+"""Conversations to token ids and labels, in the Llama-2 format.
+
+A trained turn's labels are the answer's ids, from the space after [/INST] on, the closing space and `</s>`: exactly
+what the model has to emit after the prompt that `encode_prompt` gives it. Which turns are trained is `loss`:
+
+    flags      an assistant turn whose `loss` is true (null or absent is not true)
+    assistant  every assistant turn, flags ignored
+    last       the last assistant turn
+    all        every token, prompts included, except each `<s>`: the server writes `<s>`, the model never does
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agenttuning.chat.llama2 import Pair, pair_up
+from agenttuning.chat.tokenizer import encode_texts
+from agenttuning.chat.turns import MaskError
+from agenttuning.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+IGNORE = -100  # torch.nn.CrossEntropyLoss's ignore_index
+LOSSES = ("flags", "assistant", "last", "all")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Supervised ids [start, end) of the assistant message at index `turn` of the conversation as it was given."""
+
+    start: int
+    end: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """`input_ids` and `labels` have the same length; labels are IGNORE outside `spans`; `loss` is the rule that chose
+    the spans.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    spans: list[Span]
+    loss: str = "flags"
+
+
+def encode(
+    messages: list[dict], tokenizer: PreTrainedTokenizerFast, loss: str = "flags", system_prompt: str | None = None
+) -> Encoded:
+    """Encode one conversation. `system_prompt` is used only where the conversation has no system turn of its own.
+
+    Raises RowError for a malformed conversation, MaskError if a prompt's ids are not a prefix of its turn's ids,
+    UserError for an unknown `loss`.
+    """
+    return encode_many([messages], tokenizer, loss, system_prompt)[0]
+
+
+def encode_many(
+    conversations: list[list[dict]],
+    tokenizer: PreTrainedTokenizerFast,
+    loss: str = "flags",
+    system_prompt: str | None = None,
+) -> list[Encoded]:
+    """Encode a batch with one tokenizer call; the results equal those of `encode` one by one."""
+    if loss not in LOSSES:
+        raise UserError(f"loss is {loss!r}; no turn would be chosen to train on; use one of {', '.join(LOSSES)}")
+    paired = [pair_up(messages, system_prompt) for messages in conversations]
+    flat = [pair for pairs in paired for pair in pairs]
+    ids = encode_texts(tokenizer, [pair.text for pair in flat] + [pair.prompt for pair in flat])
+    encoded = iter(zip(ids[: len(flat)], ids[len(flat) :], strict=True))
+    return [_assemble(pairs, [next(encoded) for _ in pairs], tokenizer, loss) for pairs in paired]
+
+
+def encode_prompt(
+    messages: list[dict], tokenizer: PreTrainedTokenizerFast, system_prompt: str | None = None
+) -> list[int]:
+    """Ids that end right where the assistant's answer would start; a prefix of `encode(messages + [answer])`'s ids.
+
+    Raises RowError unless the conversation is (system)? user (assistant user)*.
+    """
+    pairs = pair_up(messages, system_prompt, ends_with="user")
+    ids: list[int] = []
+    for pair, text in zip(pairs, encode_texts(tokenizer, [pair.text for pair in pairs]), strict=True):
+        ids += [tokenizer.bos_token_id, *text]
+        if pair.answer is not None:
+            ids.append(tokenizer.eos_token_id)
+    return ids
+
+
+def _assemble(
+    pairs: list[Pair], encoded: list[tuple[list[int], list[int]]], tokenizer: PreTrainedTokenizerFast, loss: str
+) -> Encoded:
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids: list[int] = []
+    labels: list[int] = []
+    spans: list[Span] = []
+    for pair, (full, prompt) in zip(pairs, encoded, strict=True):
+        if full[: len(prompt)] != prompt:
+            raise MaskError(
+                f"turn {pair.turn} (assistant): the ids of its prompt are not a prefix of the ids of prompt and "
+                f"answer, so the model "
+                "would be asked with other tokens than it was trained on; the tokenizer merges across '[/INST]' and "
+                "the answer"
+            )
+        header = 0 if loss == "all" else len(prompt)
+        start = len(ids) + 1 + header
+        ids += [bos, *full, eos]
+        trained = loss in ("all", "assistant") or (pair is pairs[-1] if loss == "last" else pair.loss)
+        if trained:
+            labels += [IGNORE] * (1 + header) + full[header:] + [eos]
+            spans.append(Span(start, len(ids), pair.turn))
+        else:
+            labels += [IGNORE] * (len(full) + 2)
+    return Encoded(ids, labels, spans, loss)

@@ -1,0 +1,210 @@
+"""The command line: parse, call one function, print. Light on purpose: what a verb needs is imported in its branch."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from agenttuning.errors import UserError
+
+Arguments = argparse.Namespace
+
+
+def _recipe(arguments: Arguments):
+    from agenttuning.recipe import load
+
+    return load(arguments.recipe, arguments.overrides, arguments.run_dir)
+
+
+def _paths(arguments: Arguments) -> dict[str, Path]:
+    pairs = [text.partition("=") for text in arguments.data]
+    for name, equals, path in pairs:
+        if not (name and equals and path):
+            raise UserError(f"--data {name}{equals}{path} is incomplete; write --data NAME=PATH.")
+    return {name: Path(path) for name, _, path in pairs}
+
+
+def data(arguments: Arguments) -> None:
+    """draw, convert and tokenise the mixture of a recipe; report what was dropped"""
+    recipe, paths = _recipe(arguments), _paths(arguments)
+    from agenttuning.data.prepare import prepare_cli
+
+    prepare_cli(recipe, paths)
+
+
+def show_data(arguments: Arguments) -> None:
+    """print a few conversations with the trained tokens marked"""
+    recipe, paths = _recipe(arguments), _paths(arguments)
+    from agenttuning.chat.show import show_cli
+
+    show_cli(recipe, paths, arguments.n)
+
+
+def plan(arguments: Arguments) -> None:
+    """print batch, memory, tokens, hours and cost of a recipe; starts nothing"""
+    from agenttuning import plan as planning
+
+    made = planning.make(_recipe(arguments), _paths(arguments))
+    print(json.dumps(planning.as_json(made), indent=2) if arguments.json else planning.page(made), flush=True)
+
+
+def train(arguments: Arguments) -> None:
+    """fine-tune the model of a recipe; --dry prints the plan and stops"""
+    if arguments.dry:
+        arguments.json = False
+        plan(arguments)
+        return
+    from agenttuning import preflight
+
+    recipe, paths = _recipe(arguments), _paths(arguments)
+    preflight.check(recipe, paths)
+    from agenttuning.train import train as run
+
+    run(recipe, data_paths=paths, resume=arguments.resume)
+
+
+def evaluate(arguments: Arguments) -> None:
+    """let the trained model (or --model) play the tasks and take the general tests"""
+    recipe = _recipe(arguments)
+    from agenttuning.evaluate import evaluate as run
+
+    run(recipe, model=arguments.model)
+
+
+def compare(arguments: Arguments) -> None:
+    """put the scores of a run beside the published ones, with n and an interval"""
+    recipe = _recipe(arguments)
+    from agenttuning.scoring.compare import compare as run
+
+    run(recipe)
+
+
+def report(arguments: Arguments) -> None:
+    """write the results page of a run"""
+    recipe = _recipe(arguments)
+    from agenttuning.report import report as run
+
+    run(recipe)
+
+
+def collect(arguments: Arguments) -> None:
+    """collect trajectories with a teacher and keep the rewarded ones"""
+    from agenttuning.collect import collect as run
+
+    run(arguments.path)
+
+
+def base(arguments: Arguments) -> None:
+    """make the tiny base model that the CPU twin starts from"""
+    from agenttuning.miniature.quickstart import base as run
+
+    run(arguments.path)
+
+
+def ablation(arguments: Arguments) -> None:
+    """train and judge the tiny ablations: agent-only, general-only, mixed"""
+    from agenttuning.miniature.quickstart import ablation as run
+
+    run(arguments.path)
+
+
+def quickstart(arguments: Arguments) -> None:
+    """the whole method in minutes on a CPU: base, collect, data, train, eval, report"""
+    from agenttuning.miniature.quickstart import quickstart as run
+
+    run(arguments.path)
+
+
+def _takes_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a recipe, e.g. recipes/agentlm-13b/sft.yaml (a folder means its sft.yaml)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. learning_rate=1e-5 mixture.seed=3")
+    parser.add_argument("--run-dir", help="where the run is written; default runs/<folder>/<stem>")
+
+
+def _takes_data(parser: argparse.ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="NAME=PATH", help="read a source from a local path (repeatable)"
+    )
+
+
+def _takes_n(parser: argparse.ArgumentParser) -> None:
+    _takes_data(parser)
+    parser.add_argument("--n", type=int, default=3, help="conversations shown per source (default 3)")
+
+
+def _takes_json(parser: argparse.ArgumentParser) -> None:
+    _takes_data(parser)
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+def _takes_training(parser: argparse.ArgumentParser) -> None:
+    _takes_data(parser)
+    parser.add_argument("--dry", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--resume", default="auto", help="auto (default): newest good checkpoint; never: start afresh; or a path"
+    )
+
+
+def _takes_model(parser: argparse.ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument("--model", help="a local folder or Hub id to judge instead of the run's own model")
+
+
+def _takes_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="a recipe file, or a folder of recipes/")
+
+
+VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentParser], None]]] = {
+    "data": (data, _takes_data),
+    "show-data": (show_data, _takes_n),
+    "plan": (plan, _takes_json),
+    "train": (train, _takes_training),
+    "eval": (evaluate, _takes_model),
+    "compare": (compare, _takes_recipe),
+    "report": (report, _takes_recipe),
+    "collect": (collect, _takes_path),
+    "base": (base, _takes_path),
+    "ablation": (ablation, _takes_path),
+    "quickstart": (quickstart, _takes_path),
+}
+
+
+def _help() -> str:
+    lines = [f"  {verb:<11} {run.__doc__}" for verb, (run, _) in VERBS.items()]
+    usage = "usage: agenttuning VERB ... (`agenttuning VERB --help` says what it takes)"
+    return "\n".join([usage, "", "AgentTuning rebuilt in the open on the Hugging Face stack.", "", *lines])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return the exit status: 0, 2 for a mistake of the user (message on stderr), 130 for Ctrl-C."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if words else 2
+    try:
+        return _run(words[0], words[1:])
+    except UserError as error:
+        print(f"agenttuning {words[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"agenttuning {words[0]}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `... plan X | head` has read enough; Python would complain again while it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb not in VERBS:
+        from agenttuning.recipe.keys import nearest
+
+        raise UserError(f"there is no verb `{verb}`; {nearest(verb, VERBS)}")
+    run, takes = VERBS[verb]
+    parser = argparse.ArgumentParser(prog=f"agenttuning {verb}", description=run.__doc__, allow_abbrev=False)
+    takes(parser)
+    # overrides may stand before and after options, as people (and make's ARGS) write them
+    run(parser.parse_intermixed_args(words))
+    return 0

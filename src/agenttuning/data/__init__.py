@@ -1,0 +1,1 @@
+"""What a run eats: sources, their conversion, the mixture drawn from them, and the dataset made of it."""

@@ -1,0 +1,263 @@
+"""Where rows come from: a card in data_cards/, and behind it a pinned Hub repository or local files.
+
+A card's source.yaml says `hub_id` and `revision`, or `path` (relative to the repository) and `made_by`; `splits` with
+the rows each must have; the `format`; in prose what its loss flags mean; and its licence. `files` names single files of
+a Hub repository that `datasets` cannot load as one table, and `keep` selects rows by one field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from agenttuning.data.convert import FORMATS, Unreadable
+from agenttuning.errors import UserError
+from agenttuning.recipe.yaml_io import read_mapping
+
+CARDS = Path(__file__).resolve().parents[3] / "data_cards"
+SUFFIXES = (".jsonl", ".parquet", ".json")
+
+
+@dataclass(frozen=True)
+class SourceCard:
+    """One folder of data_cards/. `splits` maps a split to its expected rows, or to None where nobody knows."""
+
+    name: str
+    format: str
+    hub_id: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    splits: dict | None = None
+    files: dict | None = None  # {split: file in the Hub repository}
+    keep: dict | None = None  # {"field": name, "is": value} or {"field": name, "is_not": value}
+    loss_flags: str | None = None
+    licence: str | None = None
+    licence_url: str | None = None
+    made_by: str | None = None
+    stand_in_for: str | None = None
+    root: Path = CARDS.parent  # the repository, which `path` is relative to
+
+
+def load_card(name: str, root: Path | None = None) -> SourceCard:
+    """Read <root>/<name>/source.yaml; `root` is data_cards/ unless another folder of cards is given. Raises UserError
+    for a missing card, an unknown key, or no place to read from.
+    """
+    folder = (root or CARDS) / name
+    if not (folder / "source.yaml").is_file():
+        known = sorted(path.parent.name for path in (root or CARDS).glob("*/source.yaml"))
+        raise UserError(
+            f"no data card named {name!r}; the mixture cannot be built without it; known: {', '.join(known) or 'none'}"
+        )
+    values = read_mapping(folder / "source.yaml")
+    unknown = set(values) - ({field.name for field in fields(SourceCard)} - {"name", "root"})
+    if unknown:
+        raise UserError(
+            f"{folder / 'source.yaml'}: unknown key `{min(unknown)}`; it would have been ignored in silence; remove it"
+        )
+    if values.get("format") not in FORMATS:
+        raise UserError(
+            f"{folder / 'source.yaml'}: format is {values.get('format')!r}; use one of {', '.join(FORMATS)}"
+        )
+    if bool(values.get("hub_id")) == bool(values.get("path")):
+        raise UserError(f"{folder / 'source.yaml'}: give either hub_id or path; there is no single place to read from")
+    if values.get("hub_id") and not values.get("revision"):
+        raise UserError(
+            f"{folder / 'source.yaml'}: revision is missing; the data could change between runs; pin a commit"
+        )
+    return SourceCard(name=name, root=(root or CARDS).parent, **values)
+
+
+def read(card: SourceCard, path: str | Path | None = None) -> Iterator[tuple[str, object]]:
+    """Yield (split, raw row) of a card, or of the user's own file or folder `path` in the card's format.
+
+    A line that cannot be parsed is yielded as `Unreadable`. Raises UserError if there is nothing to read, if a Hub
+    source has another number of rows than its card expects, or if the Hub cannot be reached. A user's own files are not
+    counted against the card.
+    """
+    local = local_path(card, path)
+    if local is None:
+        yield from _counted(card, _hub_files(card) if card.files else _hub(card))
+        return
+    for file in local_files(local):
+        yield from ((file.stem, row) for row in _rows(file) if _kept(card, row))
+
+
+def pin(card: SourceCard, path: str | Path | None = None, known: str | None = None) -> SourceCard:
+    """The card with its revision resolved to a commit, so that what is recorded is what is read. `known` is the commit
+    of an earlier preparation, kept when the Hub cannot be asked.
+    """
+    if local_path(card, path) is not None or is_commit(card.revision):
+        return card
+    from huggingface_hub import HfApi
+
+    try:
+        commit = reach_hub(card, lambda: HfApi().dataset_info(card.hub_id, revision=card.revision).sha)
+    except UserError:
+        if known is None:
+            raise
+        print(
+            f"the Hub was not asked about {card.hub_id}: keeping commit {known} of the earlier preparation",
+            file=sys.stderr,
+        )
+        commit = known
+    return replace(card, revision=commit)
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a full commit hash, which names one state of a repository for ever."""
+    return len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def fingerprint(card: SourceCard, path: str | Path | None = None) -> dict:
+    """What identifies the content of a pinned card: sha256 per local file, or the Hub id and commit."""
+    local = local_path(card, path)
+    rules = {"format": card.format, "keep": card.keep}
+    if local is None:
+        return {"hub_id": card.hub_id, "commit": card.revision, "hub_files": card.files, **rules}
+    return {"files": {file.name: _sha256(file) for file in local_files(local)}, **rules}
+
+
+def local_path(card: SourceCard, path: str | Path | None = None) -> Path | None:
+    """The local place to read from, or None for the Hub. Raises UserError, naming the command that makes it, if it is
+    absent.
+    """
+    if path is None and card.path is None:
+        return None
+    local = Path(path) if path is not None else card.root / card.path
+    if not local.exists():
+        hint = f"run `{card.made_by}`" if path is None and card.made_by else "check the path"
+        raise UserError(f"{local} does not exist; the source {card.name} has no rows; {hint}")
+    return local
+
+
+def local_files(local: Path) -> list[Path]:
+    """The data files at a path, sorted by name. Raises UserError if there are none."""
+    files = [local] if local.is_file() else sorted(file for file in local.iterdir() if file.suffix in SUFFIXES)
+    if not files or files[0].suffix not in SUFFIXES:
+        raise UserError(
+            f"{local} holds no {', '.join(SUFFIXES)} file; there are no rows to read; give a file or folder of those"
+        )
+    return files
+
+
+def _hub(card: SourceCard) -> Iterator[tuple[str, object]]:
+    from datasets import load_dataset
+
+    splits = reach_hub(card, lambda: load_dataset(card.hub_id, revision=card.revision))
+    for split, table in splits.items():
+        yield from ((split, row) for row in table)
+
+
+def _hub_files(card: SourceCard) -> Iterator[tuple[str, object]]:
+    from huggingface_hub import hf_hub_download
+
+    for split, name in card.files.items():
+        file = reach_hub(
+            card, lambda name=name: hf_hub_download(card.hub_id, name, repo_type="dataset", revision=card.revision)
+        )
+        yield from ((split, row) for row in _rows(Path(file)))
+
+
+def _counted(card: SourceCard, rows: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+    counts = dict.fromkeys(card.splits or {}, 0)
+    for split, row in rows:
+        counts[split] = counts.get(split, 0) + 1
+        if _kept(card, row):
+            yield split, row
+    expected = {split: counts[split] if rows is None else rows for split, rows in (card.splits or {}).items()}
+    if expected and counts != expected:
+        raise UserError(
+            f"{card.hub_id} at {card.revision} has the rows {counts}, its card expects {expected}; the source "
+            f"changed, so shares and "
+            f"epochs would not be those of the recipe; pin the old revision or correct "
+            f"data_cards/{card.name}/source.yaml"
+        )
+
+
+def _kept(card: SourceCard, row: object) -> bool:
+    if card.keep is None or not isinstance(row, dict):
+        return True
+    value = row.get(card.keep["field"])
+    return value == card.keep["is"] if "is" in card.keep else value != card.keep["is_not"]
+
+
+def reach_hub(card: SourceCard, action):
+    try:
+        return action()
+    except Exception as error:
+        # The Hub client lets its HTTP library's exceptions through, and which library that is changes between releases.
+        first = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        raise UserError(
+            f"the Hub dataset {card.hub_id} (revision {card.revision}) cannot be read: {first}; the source "
+            f"{card.name} would be missing; "
+            f"connect, or give a local copy with --data {card.name}=FOLDER"
+        ) from error
+
+
+def _rows(file: Path) -> Iterator[object]:
+    if file.suffix == ".parquet":
+        yield from _parquet(file)
+    elif file.suffix == ".json":
+        yield from _json_array(file)
+    else:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _parse(line, f"line {number}")
+
+
+def _parse(line: bytes, where: str) -> object:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return Unreadable(f"{where} is not valid JSON: {error}")
+
+
+def _json_array(file: Path) -> Iterator[object]:
+    # One element at a time: a whole ShareGPT file parsed at once takes several times its size in memory.
+    decoder, place = json.JSONDecoder(), 0
+    try:
+        text = file.read_text(encoding="utf-8-sig").strip()
+        if not text.startswith("[") or not text.endswith("]"):
+            raise ValueError("it is not a list of rows")
+        while text[place] != "]":
+            place = _skip_space(text, place + 1)
+            if text[place] == "]":
+                break
+            row, place = decoder.raw_decode(text, place)
+            yield row
+            place = _skip_space(text, place)
+            if text[place] not in ",]":
+                raise ValueError(f"a comma was due at character {place}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is not a JSON list: {error}; its rows cannot be told apart; repair it or give JSONL"
+        ) from error
+
+
+def _skip_space(text: str, place: int) -> int:
+    while text[place].isspace():
+        place += 1
+    return place
+
+
+def _parquet(file: Path) -> Iterator[object]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{file} cannot be read as Parquet: {error}; its rows are lost; repair or replace the file"
+        ) from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

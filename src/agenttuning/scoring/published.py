@@ -1,0 +1,61 @@
+"""The published numbers, and the overall score that the paper computes from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agenttuning.recipe.schema import REPOSITORY
+from agenttuning.recipe.yaml_io import read_mapping
+from agenttuning.scoring.intervals import Interval, wilson
+
+PUBLISHED = REPOSITORY / "evaluation" / "published.yaml"
+GROUPS = {"held_in": "held-in", "held_out": "held-out", "general": "general"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """The main table: `scores[task][model]` in the task's own unit, `overalls[group][model]`, facts about the tasks."""
+
+    tasks: dict[str, dict]
+    scores: dict[str, dict[str, float]]
+    overalls: dict[str, dict[str, float]]
+    divisors: dict[str, float]
+
+    def group(self, name: str) -> list[str]:
+        """The tasks of a group, in the paper's order."""
+        return [task for task, facts in self.tasks.items() if facts["group"] == name]
+
+    def interval(self, task: str, model: str) -> Interval | None:
+        """Wilson's interval of a published cell, in its unit; None where the metric is no proportion of n items."""
+        facts, score = self.tasks[task], self.scores[task][model]
+        if not facts["proportion"]:
+            return None
+        n = facts["n"]["value"]
+        low, high = wilson(round(score / 100 * n), n)
+        return 100 * low, 100 * high
+
+
+def load(path: Path = PUBLISHED) -> Published:
+    """Read published.yaml. The divisors are computed, not stored: the mean over the five models, not rounded."""
+    content = read_mapping(path)
+    models = content["models"]
+    scores, overalls = (
+        {name: dict(zip(models, row, strict=True)) for name, row in content[block]["table"].items()}
+        for block in ("scores", "overalls")
+    )
+    reference = content["divisor_models"]
+    divisors = {task: sum(row[model] for model in reference) / len(reference) for task, row in scores.items()}
+    return Published(content["tasks"], scores, overalls, divisors)
+
+
+def overall(published: Published, group: str, scores: dict[str, float]) -> float | None:
+    """mean over the tasks of `group` of score / divisor; None unless every task of the group has a score.
+
+    The divisors stay those of the published table, whatever is measured: with them all 24 published overalls come out
+    to two decimals, with the paper's integers they do not.
+    """
+    tasks = published.group(group)
+    if any(task not in scores for task in tasks):
+        return None
+    return sum(scores[task] / published.divisors[task] for task in tasks) / len(tasks)

@@ -1,0 +1,81 @@
+"""Make's rules, without running them: names map to recipes, DRY and ARGS arrive."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from agenttuning.recipe.schema import REPOSITORY
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+TEXT = (REPOSITORY / "Makefile").read_text()
+
+
+def make(*words):
+    return subprocess.run(["make", *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=30)
+
+
+def dry(*words):
+    done = make("-n", "READY=", "VENV=env", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_make_alone_prints_help_that_names_real_targets():
+    done = make()
+    assert done.returncode == 0
+    named = re.findall(r"make ([a-z-]+)(?:13b)?(?= )", done.stdout)
+    assert {"quickstart", "plan-", "data-", "show-data-", "train-", "eval-", "compare-", "report-"} <= set(named)
+    for name in named:
+        pattern = rf"^{name}%?:" if name.endswith("-") else rf"^{name}:"
+        assert re.search(pattern, TEXT, re.M), name
+
+
+@pytest.mark.parametrize("verb", ["data", "show-data", "plan", "train", "eval", "compare", "report"])
+def test_pattern_rules(verb):
+    assert dry(f"{verb}-13b") == f"env/bin/python -m agenttuning {verb} recipes/agentlm-13b/sft.yaml"
+
+
+def test_dry_and_args_are_passed_on():
+    line = dry("train-7b", "DRY=1", "ARGS=seed=3 --data agentinstruct=x.jsonl")
+    assert line.endswith("train recipes/agentlm-7b/sft.yaml --dry seed=3 --data agentinstruct=x.jsonl")
+
+
+def test_a_name_without_a_recipe_is_an_error():
+    assert make("-n", "READY=", "train-14b").returncode != 0
+
+
+@pytest.mark.parametrize("target", ["base-tiny", "collect-tiny", "ablation-tiny", "quickstart"])
+def test_tiny_targets(target):
+    verb = target.removesuffix("-tiny")
+    assert dry(target).startswith(f"env/bin/python -m agenttuning {verb} recipes/agentlm-tiny")
+
+
+def test_the_environment_is_made_once_from_pinned_versions(tmp_path):
+    out = make("-n", f"VENV={tmp_path}/v", "plan-13b").stdout
+    assert "-m venv" in out and "pip install" in out and "-c constraints.txt -e '.[train,eval,dev]'" in out
+    assert out.index("pip install") < out.index("agenttuning plan")
+
+
+def test_an_existing_file_does_not_silence_a_rule():
+    marker = REPOSITORY / "plan-13b"
+    assert not marker.exists()
+    marker.touch()
+    try:
+        assert "agenttuning plan" in dry("plan-13b")
+    finally:
+        marker.unlink()
+
+
+def test_waiting_threads_do_not_spin_in_the_small_runs(tmp_path):
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin/python"
+    fake.write_text('#!/bin/sh\necho "$OMP_WAIT_POLICY $GOMP_SPINCOUNT $TOKENIZERS_PARALLELISM"\n')
+    fake.chmod(0o755)
+    for target in ("quickstart", "test"):
+        assert "PASSIVE 0 false" in make("READY=", f"VENV={tmp_path}", target).stdout
+
+
+def test_make_holds_no_conditionals():
+    assert not re.search(r"^\s*(ifeq|ifneq|ifdef|ifndef|else|endif)\b", TEXT, re.M)

@@ -1,0 +1,403 @@
+"""From files to the Arrow dataset: both file kinds, limits, overlong policies with exact counts, reuse, and all or
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+
+from agenttuning import chat, recipe
+from agenttuning.chat import show
+from agenttuning.data import convert, pool, prepare
+from agenttuning.data.overlong import fit
+from agenttuning.data.table import mixture_table
+from agenttuning.errors import UserError
+from helpers.conversations import agent_row, chat_row
+from helpers.llama_tokenizer import build_tokenizer
+
+RECIPE = """
+model_name_or_path: {model}
+max_steps: 5
+max_length: 200
+packing: false
+per_device_train_batch_size: 1
+learning_rate: 1.0e-3
+seed: 1
+loss: flags
+mixture:
+  sources: {{agents: {{share: 0.25}}, chats: {{share: 0.75}}}}
+  draws: 40
+  seed: 3
+launch: {{global_batch: 4, accelerate_config: cpu}}
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def write_jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, tokenizer):
+    """Two cards with local files, a saved tokenizer, and a recipe over them. Returns the folder."""
+    cards = tmp_path / "data_cards"
+    for name, format, rows in (
+        ("agents", "agentinstruct", [agent_row(number) for number in range(10)]),
+        ("chats", "sharegpt", [chat_row(number, exchanges=2) for number in range(60)]),
+    ):
+        write_jsonl(tmp_path / "raw" / name / "train.jsonl", rows)
+        (cards / name).mkdir(parents=True)
+        (cards / name / "source.yaml").write_text(f"path: raw/{name}\nformat: {format}\nmade_by: make {name}\n")
+    chat.save_tokenizer(tokenizer, tmp_path / "model")
+    (tmp_path / "recipes" / "tiny").mkdir(parents=True)
+    (tmp_path / "accelerate_configs").mkdir()
+    (tmp_path / "recipes" / "tiny" / "sft.yaml").write_text(RECIPE.format(model=tmp_path / "model"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(world, *overrides):
+    return recipe.load(world / "recipes" / "tiny", list(overrides))
+
+
+def build(world, tokenizer, *overrides, paths=None):
+    return prepare.prepare(load(world, *overrides), tokenizer, world / "out" / "data", paths)
+
+
+def test_dataset_and_record(world, tokenizer):
+    prepared = build(world, tokenizer)
+    table = prepared.load()
+    assert len(table) == 40 and set(table.column_names) == {"input_ids", "labels", "source", "id"}
+    assert table.features["input_ids"].feature.dtype == table.features["labels"].feature.dtype == "int32"
+    raw = {row["id"]: row for row in (agent_row(n) for n in range(10))} | {
+        f"chat_{n}": chat_row(n, 2) for n in range(60)
+    }
+    for row in table:
+        format = {"agents": "agentinstruct", "chats": "sharegpt"}[row["source"]]
+        wanted = chat.encode(convert.convert(raw[row["id"]], format)["messages"], tokenizer)
+        assert (row["input_ids"], row["labels"]) == (wanted.input_ids, wanted.labels)
+    record = json.loads((prepared.path / "mixture.json").read_text(encoding="utf-8"))
+    assert record == prepared.mixture and record["draws"] == 40
+    for name, source in record["sources"].items():
+        here = [row for row in table if row["source"] == name]
+        assert source["draws"] == len(here)
+        assert source["tokens"] == sum(len(row["input_ids"]) for row in here)
+        assert source["supervised_tokens"] == sum(label != -100 for row in here for label in row["labels"])
+        assert source["rows"] == source["rows_read"] == {"agents": 10, "chats": 60}[name]
+    assert (prepared.path / "quarantine.jsonl").read_text() == ""
+    assert "agents" in mixture_table(record) and "25.0%" in mixture_table(record)
+
+
+def test_parquet_equals_jsonl(world, tokenizer):
+    import pyarrow
+    from pyarrow import parquet
+
+    for name in ("agents", "chats"):
+        file = world / "raw" / name / "train.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        (world / "parquet" / name).mkdir(parents=True)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), world / "parquet" / name / "train.parquet")
+    jsonl = build(world, tokenizer)
+    rows = jsonl.load()[:]
+    paths = {"agents": world / "parquet" / "agents", "chats": world / "parquet" / "chats" / "train.parquet"}
+    other = build(world, tokenizer, paths=paths)
+    assert not other.reused and other.load()[:] == rows
+
+
+def test_reuse_and_its_limits(world, tokenizer):
+    first = build(world, tokenizer)
+    stamp = (first.path / "mixture.json").stat().st_mtime_ns
+    again = build(world, tokenizer)
+    assert again.reused and again.key == first.key and again.mixture == first.mixture
+    assert (first.path / "mixture.json").stat().st_mtime_ns == stamp
+    # What the rows depend on makes a new key; what they do not depend on does not.
+    keys = {first.key}
+    for override in (
+        "mixture.seed=4",
+        "loss=assistant",
+        "max_length=150",
+        "mixture.draws=41",
+        "mixture.overlong=truncate_end",
+    ):
+        keys.add(build(world, tokenizer, override).key)
+    assert len(keys) == 6
+    build(world, tokenizer)
+    for override in ("learning_rate=1e-5", "max_steps=9", "launch.global_batch=8"):
+        assert build(world, tokenizer, override).reused, override
+    other = build_tokenizer(merges=150)
+    assert not build(world, other).reused
+    assert not build(world, tokenizer).reused
+    write_jsonl(world / "raw" / "agents" / "train.jsonl", [agent_row(number) for number in range(11)])
+    assert not build(world, tokenizer).reused
+
+
+def test_a_damaged_folder_is_built_again(world, tokenizer):
+    first = build(world, tokenizer)
+    rows = first.load()[:]
+    for damage in ("mixture.json", "state.json", "dataset_info.json", "data-00000-of-00001.arrow"):
+        (first.path / damage).write_bytes(b"{")
+        rebuilt = build(world, tokenizer)
+        assert not rebuilt.reused and rebuilt.load()[:] == rows, damage
+    assert build(world, tokenizer).reused
+
+
+def test_all_or_nothing(world, tokenizer, monkeypatch):
+    first = build(world, tokenizer)
+    before = {file.name: file.read_bytes() for file in first.path.iterdir()}
+
+    def fails(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare.quarantine, "write", fails)
+        with pytest.raises(KeyboardInterrupt):
+            build(world, tokenizer, "mixture.seed=9")
+    assert {file.name: file.read_bytes() for file in first.path.iterdir()} == before
+    assert [path.name for path in first.path.parent.iterdir()] == ["data"]
+    build(world, tokenizer, "mixture.seed=9")
+    assert [path.name for path in first.path.parent.iterdir()] == ["data"]
+
+
+def test_a_strangers_folder_is_not_replaced(world, tokenizer):
+    (world / "out" / "data").mkdir(parents=True)
+    (world / "out" / "data" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not a prepared mixture"):
+        build(world, tokenizer)
+    assert (world / "out" / "data" / "thesis.tex").exists()
+
+
+def spoil(world, count):
+    """Put `count` malformed rows into the 60 chats."""
+    rows = [chat_row(number, 2) for number in range(60)]
+    for row in rows[:count]:
+        row["conversations"][1]["from"] = "bing"
+    write_jsonl(world / "raw" / "chats" / "train.jsonl", rows)
+
+
+def test_quarantine_below_and_above_the_limit(world, tokenizer):
+    spoil(world, 3)
+    prepared = build(world, tokenizer, "mixture.max_quarantined=0.05")
+    aside = [json.loads(line) for line in (prepared.path / "quarantine.jsonl").read_text().splitlines()]
+    assert [(record["source"], record["split"], record["id"]) for record in aside] == [
+        ("chats", "train", f"chat_{number}") for number in range(3)
+    ]
+    assert "unknown role 'bing'" in aside[0]["reason"]
+    assert prepared.mixture["sources"]["chats"]["quarantined"] == 3
+    assert prepared.mixture["sources"]["chats"]["rows"] == 57
+    spoil(world, 4)
+    with pytest.raises(UserError, match=r"chats: 4 of 60 rows are malformed"):
+        build(world, tokenizer, "mixture.max_quarantined=0.05")
+
+
+def test_rows_that_train_nothing_are_quarantined(world, tokenizer):
+    rows = [agent_row(number) for number in range(10)]
+    for turn in rows[0]["conversations"]:
+        turn["loss"] = None
+    write_jsonl(world / "raw" / "agents" / "train.jsonl", rows)
+    prepared = build(world, tokenizer, "mixture.max_quarantined=0.1")
+    assert prepared.mixture["sources"]["agents"]["quarantined"] == 1
+    assert "no supervised turn" in (prepared.path / "quarantine.jsonl").read_text()
+    # Under another rule the same row is fine.
+    assert build(world, tokenizer, "loss=assistant").mixture["sources"]["agents"]["quarantined"] == 0
+
+
+def test_a_file_that_lost_its_flags_stops_the_build(world, tokenizer):
+    rows = [agent_row(number) for number in range(10)]
+    for row in rows:
+        for turn in row["conversations"]:
+            del turn["loss"]
+    write_jsonl(world / "raw" / "agents" / "train.jsonl", rows)
+    with pytest.raises(UserError, match="10 of 10 rows are malformed"):
+        build(world, tokenizer, "mixture.max_quarantined=1.0")
+
+
+def longer_agents(world, steps, count=10):
+    """Make the first agent row long: `steps` trained turns of forty words."""
+    rows = [agent_row(number) for number in range(count)]
+    rows[0] = agent_row(0, steps=steps, words=40)
+    write_jsonl(world / "raw" / "agents" / "train.jsonl", rows)
+    return convert.convert(rows[0], "agentinstruct")["messages"]
+
+
+def test_overlong_drop(world, tokenizer):
+    messages = longer_agents(world, steps=6)
+    lost = sum(label != -100 for label in chat.encode(messages, tokenizer).labels)
+    prepared = build(world, tokenizer, "mixture.max_overlong_loss=0.9")
+    agents = prepared.mixture["sources"]["agents"]
+    assert (agents["overlong"], agents["overlong_dropped"], agents["rows"]) == (1, 1, 9)
+    assert agents["supervised_tokens_lost"] == lost
+    assert "agent_0" not in prepared.load()["id"]
+    with pytest.raises(UserError, match="1 of 10 conversations exceed max_length 200"):
+        build(world, tokenizer)
+
+
+def test_overlong_truncate_end(world, tokenizer):
+    messages = longer_agents(world, steps=6)
+    whole = chat.encode(messages, tokenizer)
+    prepared = build(world, tokenizer, "mixture.max_overlong_loss=0.9", "mixture.overlong=truncate_end")
+    agents = prepared.mixture["sources"]["agents"]
+    assert (agents["overlong"], agents["overlong_dropped"], agents["rows"]) == (1, 0, 10)
+    assert agents["supervised_tokens_lost"] == sum(label != -100 for label in whole.labels[200:]) > 0
+    cut = next(row for row in prepared.load() if row["id"] == "agent_0")
+    assert (cut["input_ids"], cut["labels"]) == (whole.input_ids[:200], whole.labels[:200])
+
+
+def test_overlong_truncation_that_leaves_no_label_drops_the_row(tokenizer):
+    messages = convert.convert(agent_row(0, words=40), "agentinstruct")["messages"]
+    assert fit(chat.encode(messages, tokenizer), messages, tokenizer, 30, "truncate_end") == []
+
+
+def test_overlong_split_at_turn(world, tokenizer):
+    messages = longer_agents(world, steps=6)
+    prepared = build(world, tokenizer, "mixture.overlong=split_at_turn", "max_length=330", "mixture.draws=400")
+    agents = prepared.mixture["sources"]["agents"]
+    assert (agents["overlong"], agents["overlong_dropped"], agents["supervised_tokens_lost"]) == (1, 0, 0)
+    pieces = {row["id"]: row for row in prepared.load() if row["id"].startswith("agent_0#")}
+    assert agents["rows"] == 9 + len(pieces) and len(pieces) > 1
+    said = []
+    for number in range(len(pieces)):
+        row = pieces[f"agent_0#{number}"]
+        text = show.render(row["input_ids"], row["labels"], tokenizer, colour=False)
+        assert len(row["input_ids"]) <= 330
+        # The instruction, its acknowledgement and the turn that states the task lead every fragment, trained only once.
+        assert text.startswith(
+            f"<s> [INST] {messages[0]['content']} [/INST] Ok. </s><s> [INST] {messages[2]['content']} [/INST]"
+        )
+        said += [part.split("»")[0] for part in text.split("«")[1:]]
+        assert text.endswith("</s>»")
+    assert said == [f" {message['content']} </s>" for message in messages if message["loss"]]
+
+
+def test_split_keeps_the_system_turn_and_cuts_chats_between_exchanges(tokenizer):
+    messages = convert.convert(chat_row(1, exchanges=6, words=20), "sharegpt")["messages"]
+    for system, row in (
+        ("Be kind.", messages),
+        (None, [{"role": "system", "content": "Be kind.", "loss": False}, *messages]),
+    ):
+        whole = chat.encode(row, tokenizer, system_prompt=system)
+        pieces = fit(whole, row, tokenizer, 200, "split_at_turn", system)
+        assert len(pieces) > 1
+        for piece, turns in pieces:
+            assert len(piece.input_ids) <= 200 and turns[0]["content"] == "Be kind."
+            chat.verify(piece, turns, tokenizer)
+        spoken = [message["content"] for _, turns in pieces for message in turns[1:]]
+        assert spoken == [message["content"] for message in messages]
+
+
+@pytest.mark.parametrize("loss", ["flags", "assistant", "last", "all"])
+@pytest.mark.parametrize("max_length", [60, 120, 200, 500])
+def test_split_never_gains_or_repeats_supervision(tokenizer, loss, max_length):
+    for number in range(20):
+        messages = convert.convert(agent_row(number, steps=number % 7 + 1, words=10), "agentinstruct")["messages"]
+        whole = chat.encode(messages, tokenizer, loss)
+        pieces = fit(whole, messages, tokenizer, max_length, "split_at_turn")
+        before = [whole.input_ids[span.start : span.end] for span in whole.spans]
+        after = [piece.input_ids[span.start : span.end] for piece, _ in pieces for span in piece.spans]
+        assert all(len(piece.input_ids) <= max_length for piece, _ in pieces)
+        remaining = iter(before)
+        assert all(any(span == other for other in remaining) for span in after), "in order, each once"
+
+
+def test_split_gives_up_where_the_task_itself_does_not_fit(tokenizer):
+    messages = convert.convert(agent_row(0, steps=5, words=40), "agentinstruct")["messages"]
+    opening = len(chat.encode(messages[:4], tokenizer).input_ids)
+    whole = chat.encode(messages, tokenizer)
+    assert fit(whole, messages, tokenizer, opening - 1, "split_at_turn") == []
+    (only,) = fit(whole, messages, tokenizer, opening, "split_at_turn")
+    assert only[1] == messages[:4]
+    full = len(chat.encode(messages[:8], tokenizer).input_ids)
+    assert fit(whole, messages, tokenizer, full, "split_at_turn")[0][1] == messages[:8]
+
+
+def test_split_repeats_the_opening_untrained_under_any_rule(tokenizer):
+    messages = convert.convert(agent_row(0, steps=5, words=40), "agentinstruct")["messages"]
+    pieces = fit(chat.encode(messages, tokenizer, "assistant"), messages, tokenizer, 330, "split_at_turn")
+    assert len(pieces) > 1
+    for number, (_, turns) in enumerate(pieces):
+        assert [turn["content"] for turn in turns[:4]] == [message["content"] for message in messages[:4]]
+        assert [turn["loss"] for turn in turns if turn["role"] == "assistant"][:2] == [not number] * 2
+
+
+def test_split_leaves_out_only_what_cannot_fit(tokenizer):
+    rows = chat_row(1, exchanges=4, words=5)
+    rows["conversations"][3]["value"] = "giant " * 300
+    messages = convert.convert(rows, "sharegpt")["messages"]
+    pieces = fit(chat.encode(messages, tokenizer), messages, tokenizer, 200, "split_at_turn")
+    spoken = [message["content"] for _, turns in pieces for message in turns]
+    assert spoken == [message["content"] for message in [*messages[:2], *messages[4:]]]
+
+
+def test_draws_follow_from_the_steps(world, tokenizer):
+    assert build(world, tokenizer, "mixture.draws=null").mixture["draws"] == 5 * 4
+    packed = build(world, tokenizer, "mixture.draws=null", "packing=true")
+    lengths = [len(ids) for ids in packed.load()["input_ids"]]
+    assert sum(lengths) >= 5 * 4 * 200 > sum(lengths[:-1])
+    assert not build(world, tokenizer, "mixture.draws=null", "packing=true", "max_steps=6").reused
+
+
+def test_refusals(world, tokenizer):
+    with pytest.raises(UserError, match="does not draw from"):
+        build(world, tokenizer, paths={"chat": world})
+    with pytest.raises(UserError, match="no data card named 'other'"):
+        build(world, tokenizer, "mixture.sources.other.share=0.25", "mixture.sources.chats.share=0.5")
+    for share in (0, 100):
+        with pytest.raises(UserError, match="all of its" if share else "none of its"):
+            pool.check_supervised_share("x", 100, share, "flags")
+    pool.check_supervised_share("x", 100, 100, "all")
+    pool.check_supervised_share("x", 100, 1, "flags")
+
+
+def test_a_wrong_mask_stops_the_build(world, tokenizer, monkeypatch):
+    genuine = pool.encode_many
+
+    def too_wide(*arguments):
+        result = []
+        for encoded in genuine(*arguments):
+            span = encoded.spans[0]
+            labels = list(encoded.labels)
+            labels[span.start - 1] = encoded.input_ids[span.start - 1]
+            result.append(
+                replace(encoded, labels=labels, spans=[replace(span, start=span.start - 1), *encoded.spans[1:]])
+            )
+        return result
+
+    monkeypatch.setattr(pool, "encode_many", too_wide)
+    with pytest.raises(chat.MaskError, match="starts in the header"):
+        build(world, tokenizer)
+    assert not (world / "out" / "data").exists()
+
+
+def test_the_command_line_prints_the_mixture_and_the_masks(world, tokenizer, capsys):
+    rows = [agent_row(number) for number in range(10)]
+    for row in rows:
+        row["conversations"][2]["value"] += " \x1b]0;title\x07"
+    write_jsonl(world / "raw" / "agents" / "train.jsonl", rows)
+    prepared = prepare.prepare_cli(load(world), {})
+    assert prepared.path.resolve() == (world / "runs" / "tiny" / "sft" / "data").resolve()
+    printed = capsys.readouterr()
+    assert "written" in printed.out and "agents" in printed.out and "epochs" in printed.out
+    show.show_cli(load(world), {}, n=4)
+    printed = capsys.readouterr()
+    assert (
+        printed.out.count("--- agents") == printed.out.count("--- chats") == 4
+        and "« " in printed.out
+        and "epochs" in printed.out
+    )
+    assert "\x1b" not in printed.out and "\\x1b]0;title\\x07" in printed.out
+    assert "\x1b" not in printed.err, "no progress bars away from a terminal"
+
+
+def test_inputs_are_not_changed(tokenizer):
+    messages = convert.convert(agent_row(0, steps=6, words=40), "agentinstruct")["messages"]
+    before = deepcopy(messages)
+    fit(chat.encode(messages, tokenizer), messages, tokenizer, 330, "split_at_turn")
+    assert messages == before

@@ -1,0 +1,245 @@
+"""Recipes are strict: everything that a person can get wrong in one is an error that names the way out."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from agenttuning import recipe
+from agenttuning.errors import UserError
+from agenttuning.recipe import keys
+from agenttuning.recipe.accelerate_config import FSDP1_ONLY, TOP, checkpoints_activations, validate
+from agenttuning.recipe.schema import REPOSITORY
+
+R13 = REPOSITORY / "recipes/agentlm-13b/sft.yaml"
+MINIMAL = {
+    "model_name_or_path": "runs/base/model",
+    "max_steps": 10,
+    "max_length": 128,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-3,
+    "seed": 1,
+    "loss": "flags",
+    "mixture": {"sources": {"a": {"share": 0.5}, "b": {"share": 0.5}}},
+    "launch": {"global_batch": 4, "accelerate_config": "cpu"},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(name, mapping or text) -> path under a recipes/ folder."""
+
+    def write(name, content):
+        path = tmp_path / "recipes" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_the_13b_recipe_says_what_the_paper_says():
+    one = recipe.load(R13.parent)
+    assert (one.name, one.run_dir.as_posix()) == ("agentlm-13b/sft", "runs/agentlm-13b/sft")
+    assert one.values["learning_rate"] == 5e-5 and one.values["max_steps"] == 2000
+    assert (one.launch.global_batch, one.values["max_length"], one.values["warmup_steps"]) == (64, 4096, 0.02)
+    assert (one.values["adam_beta2"], one.values["adam_epsilon"], one.values["weight_decay"]) == (0.95, 1e-8, 0.1)
+    shares = {name: source.share for name, source in one.mixture.sources.items()}
+    assert shares == {"agentinstruct": 0.2, "sharegpt-gpt4": 0.16, "sharegpt-gpt35": 0.64}
+    assert one.origin["max_steps"].endswith("recipes/base.yaml")
+    assert one.origin["model_name_or_path"].endswith("agentlm-13b/sft.yaml")
+
+
+def test_only_the_70b_recipe_changes_the_learning_rate():
+    for size, rate in (("7b", 5e-5), ("13b", 5e-5), ("70b", 1e-5)):
+        assert recipe.load(REPOSITORY / f"recipes/agentlm-{size}").values["learning_rate"] == rate
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("learning_rte=1", ["unknown key `learning_rte`", "`learning_rate`"]),
+        ("mixture.sead=1", ["unknown key `sead`", "`seed`"]),
+        ("launch.global_bach=1", ["unknown key `global_bach`", "`global_batch`"]),
+        ("publish.hub_model=x/y", ["unknown key `hub_model`", "`hub_model_id`"]),
+        ("mixture.sources.agentinstruct.shar=0.2", ["unknown key `shar`", "`share`"]),
+        ("warmup_ratio=0.02", ["is gone", "warmup_steps"]),
+        ("group_by_length=true", ["is gone", "train_sampling_strategy"]),
+        ("max_seq_length=1", ["is gone", "max_length"]),
+        ("gradient_accumulation_steps=4", ["launch.global_batch"]),
+        ("hidden_dropout=0.05", ["no hidden dropout"]),
+        ("launch.hidden_dropout=0.05", ["no hidden dropout"]),
+        ("learning_rate=fast", ["'fast' is str"]),
+        ("max_steps=2000.5", ["is float"]),
+        ("max_steps=0", ["1 or more"]),
+        ("packing=1", ["is int"]),
+        ("seed=true", ["is bool"]),
+        ("mixture.seed=x", ["must be int"]),
+        ("mixture.seed=true", ["is bool"]),
+        ("mixture.overlong=shorten", ["not one of drop, truncate_end, split_at_turn"]),
+        ("mixture.sources.agentinstruct.share=0.3", ["sum to 1.1", "agentinstruct 0.3"]),
+        ("mixture.sources.agentinstruct.share=-0.2", ["(0, 1]"]),
+        ("mixture.sources={}", ["at least one"]),
+        ("mixture=3", ["must hold `key: value` lines"]),
+        ("mixture.max_quarantined=2", ["in [0, 1]"]),
+        ("launch.global_batch=0", ["above 0"]),
+        ("launch.mfu=40", ["(0, 1]"]),
+        ("loss=some", ["not one of flags, assistant, last, all"]),
+        ("learning_rate", ["write key=value"]),
+        ("=3", ["write key=value"]),
+        ("seed=[1", ["not valid YAML"]),
+        ("lr_scheduler_kwargs.min_lr_rate=0", ["unknown key"]),
+    ],
+)
+def test_a_wrong_override_is_refused_with_the_way_out(override, words):
+    with pytest.raises(UserError) as caught:
+        recipe.load(R13, [override])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_file_is_held_to_the_same_rules(write):
+    recipe.load(write("ok.yaml", MINIMAL))
+    for change in ({"warmup_ratio": 0.1}, {"max_lenght": 9}, {"loss": None}, {"max_steps": "10"}, {"extends": 3}):
+        with pytest.raises(UserError):
+            recipe.load(write("bad.yaml", {**MINIMAL, **change}))
+    for key in MINIMAL:
+        with pytest.raises(UserError, match=key):
+            recipe.load(write("bad.yaml", {name: value for name, value in MINIMAL.items() if name != key}))
+
+
+def test_extends_is_one_step_deep_and_relative_to_the_file(write):
+    write("base.yaml", MINIMAL)
+    child = write("x/child.yaml", {"extends": "../base.yaml", "seed": 7})
+    assert recipe.load(child).values["seed"] == 7
+    write("x/grandchild.yaml", {"extends": "child.yaml"})
+    with pytest.raises(UserError, match="One step is the limit"):
+        recipe.load(child.parent / "grandchild.yaml")
+    with pytest.raises(UserError, match="does not exist"):
+        recipe.load(write("x/orphan.yaml", {"extends": "../none.yaml"}))
+
+
+def test_sources_of_a_child_replace_those_of_its_parent_and_other_keys_merge(write):
+    write("base.yaml", {**MINIMAL, "mixture": {**MINIMAL["mixture"], "seed": 9}})
+    one = recipe.load(write("child.yaml", {"extends": "base.yaml", "mixture": {"sources": {"c": {"share": 1}}}}))
+    assert list(one.mixture.sources) == ["c"] and one.mixture.seed == 9
+    assert "mixture.sources.a.share" not in one.origin
+
+
+def test_the_mixture_can_be_replaced_or_adjusted_on_the_command_line():
+    one = recipe.load(R13, ["mixture.sources={agentinstruct: {share: 1}}"])
+    assert list(one.mixture.sources) == ["agentinstruct"] and one.mixture.seed == 42
+    shares = ["mixture.sources.agentinstruct.share=0.3", "mixture.sources.sharegpt-gpt35.share=0.54"]
+    assert recipe.load(R13, shares).mixture.sources["sharegpt-gpt4"].share == 0.16
+
+
+def test_yaml_is_read_without_its_traps(write):
+    text = yaml.safe_dump(MINIMAL).replace("learning_rate: 0.001", "learning_rate: 5e-5")
+    assert recipe.load(write("a.yaml", text)).values["learning_rate"] == 5e-5
+    for bad, words in ((text + "seed: 2\n", "appears twice"), ("a: [", "not valid YAML"), ("- 1\n", "holds list")):
+        with pytest.raises(UserError, match=words):
+            recipe.load(write("b.yaml", bad))
+    with pytest.raises(UserError):
+        recipe.load(write("c.yaml", text + "run_name: !!python/object/apply:os.system ['true']\n"))
+
+
+def test_a_missing_recipe_names_a_near_one(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(UserError, match="recipes/agentlm-13b/sft.yaml"):
+        recipe.load("recipes/agentlm13b/sft.yaml")
+
+
+def test_the_record_survives_writing_and_its_hash_follows_content_alone(tmp_path, write):
+    one = recipe.load(R13, ["mixture.seed=3"])
+    again = recipe.load(one.write(tmp_path / "run"))
+    assert again.flat() == one.flat() and again.hash == one.hash
+    assert one.flat()["mixture.seed"] == 3 and one.origin["mixture.seed"] == "command line"
+    assert recipe.load(R13).hash != one.hash
+    assert recipe.load(write("a.yaml", MINIMAL)).hash == recipe.load(write("b/c.yaml", MINIMAL)).hash
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_every_value_has_an_origin():
+    one = recipe.load(R13)
+    assert one.origin.keys() == one.flat().keys()
+
+
+def test_run_dir_follows_the_path_unless_given(write):
+    assert recipe.load(write("x/ablation/a.yaml", MINIMAL)).run_dir.as_posix() == "runs/x/ablation/a"
+    assert recipe.load(write("a.yaml", MINIMAL), run_dir="elsewhere").run_dir.as_posix() == "elsewhere"
+
+
+def test_trl_keys_are_those_of_the_installed_trl():
+    code = "from agenttuning.recipe import keys; print(keys.installed_trl_keys(), end='')"
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=env).stdout
+    committed = (REPOSITORY / "src/agenttuning/recipe/trl_keys.txt").read_text()
+    assert out == committed, "run python -m agenttuning.recipe.keys and read what changed"
+
+
+def test_the_tables_of_special_keys_are_true():
+    known = set(keys.trl_types())
+    assert keys.OWNED.keys() <= known
+    assert not keys.REMOVED.keys() & known
+    assert not keys.UNAVAILABLE.keys() & known
+
+
+def accelerate(tmp_path, change=None, block=None, drop=None):
+    config = yaml.safe_load((REPOSITORY / "accelerate_configs/fsdp2.yaml").read_text())
+    (config[block] if block else config).update(change or {})
+    if drop:
+        del (config[block] if block else config)[drop]
+    path = tmp_path / "one.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "block", "drop", "words"),
+    [
+        ({"num_proceses": 8}, None, None, "num_processes"),
+        ({"fsdp_reshard_after_foward": True}, "fsdp_config", None, "fsdp_reshard_after_forward"),
+        ({"fsdp_use_orig_params": True}, "fsdp_config", None, "belongs to FSDP 1"),
+        ({}, "fsdp_config", "fsdp_version", "runs FSDP 1"),
+        ({"distributed_type": "MULTI_CPU"}, None, None, "must be one of"),
+        ({"distributed_type": "MULTI_GPU"}, None, None, "do not go together"),
+        ({"deepspeed_config": {"zero_stge": 3}}, None, None, "zero_stage"),
+        ({"num_processes": "8"}, None, None, "whole number"),
+    ],
+)
+def test_an_accelerate_config_is_read_strictly(tmp_path, change, block, drop, words):
+    with pytest.raises(UserError, match=words):
+        validate(accelerate(tmp_path, change, block, drop))
+
+
+def test_a_missing_accelerate_config_names_those_there_are():
+    with pytest.raises(UserError, match="fsdp2"):
+        validate(REPOSITORY / "accelerate_configs/fspd2.yaml")
+
+
+def test_two_kinds_of_activation_checkpointing_are_refused():
+    config = validate(REPOSITORY / "accelerate_configs/fsdp2.yaml")
+    assert checkpoints_activations(recipe.load(R13), config)
+    with pytest.raises(UserError, match="both at once"):
+        checkpoints_activations(recipe.load(R13, ["activation_checkpointing=true"]), config)
+    with pytest.raises(UserError, match="both at once"):  # unset means TRL's default, which is on
+        checkpoints_activations(recipe.load(R13, ["activation_checkpointing=null"]), config)
+
+
+def test_known_accelerate_keys_exist_in_the_installed_accelerate():
+    import dataclasses
+    from pathlib import Path
+
+    import accelerate as library
+    from accelerate.commands.config.config_args import ClusterConfig
+
+    from agenttuning.recipe.accelerate_config import DEEPSPEED, FSDP2, PARALLELISM
+
+    assert {field.name for field in dataclasses.fields(ClusterConfig)} >= TOP
+    root = Path(library.__file__).parent
+    source = "".join(path.read_text() for path in [*(root / "commands").rglob("*.py"), *(root / "utils").glob("*.py")])
+    for key in FSDP2 | FSDP1_ONLY | DEEPSPEED | PARALLELISM:
+        assert key in source, key

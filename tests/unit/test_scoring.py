@@ -1,0 +1,336 @@
+"""Known answers: intervals against published values, the 24 overalls, scores of players whose result is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agenttuning import protocols
+from agenttuning.environments import TASKS
+from agenttuning.episodes.runner import play
+from agenttuning.errors import UserError
+from agenttuning.policies.expert import expert
+from agenttuning.recipe.yaml_io import read_mapping
+from agenttuning.scoring import compare, errors, intervals, published, scores
+from helpers import toy_task
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [
+        # Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_against_published_values(k, n, low, high) -> None:
+    assert intervals.wilson(k, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_wilson_properties(a, b) -> None:
+    k, n = min(a, b), max(a, b)
+    low, high = intervals.wilson(k, n)
+    assert 0 <= low <= high <= 1
+    if n:
+        assert low <= k / n <= high
+        mirrored = intervals.wilson(n - k, n)
+        assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high))
+
+
+def test_wilson_refuses_more_successes_than_trials() -> None:
+    with pytest.raises(ValueError, match="5 successes of 4"):
+        intervals.wilson(5, 4)
+
+
+def paired(both: int, only_after: int, only_before: int, neither: int) -> tuple[float, float]:
+    after = [1.0] * (both + only_after) + [0.0] * (only_before + neither)
+    before = [1.0] * both + [0.0] * only_after + [1.0] * only_before + [0.0] * neither
+    return intervals.paired_difference(before, after)
+
+
+def test_paired_difference_against_the_published_example() -> None:
+    # Newcombe, Statistics in Medicine 17 (1998) 2635-2650, method 10, 36/12/2/0
+    assert paired(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
+@given(*[st.integers(0, 40)] * 4)
+def test_paired_difference_properties(a, b, c, d) -> None:
+    if a + b + c + d == 0:
+        return
+    low, high = paired(a, b, c, d)
+    assert -1 - 1e-9 <= low <= (b - c) / (a + b + c + d) <= high <= 1 + 1e-9
+    assert paired(a, c, b, d) == pytest.approx((-high, -low))
+
+
+def test_no_difference_at_the_ceiling_still_has_a_width() -> None:
+    low, high = paired(50, 0, 0, 0)
+    assert low < -0.05 < 0.05 < high
+
+
+def test_graded_rewards_are_bootstrapped_and_seeded() -> None:
+    rewards = [0.0, 1 / 3, 2 / 3, 1.0] * 30
+    low, high = intervals.mean_interval(rewards)
+    assert (low, high) == intervals.mean_interval(rewards) == intervals.bootstrap(rewards)
+    # Normal approximation: 0.5 -+ 1.96 * 0.3727 / sqrt(120)
+    assert (low, high) == pytest.approx((0.4333, 0.5667), abs=0.006)
+    low, high = intervals.paired_difference(rewards, [1.0] * 120)
+    assert (low, high) == pytest.approx((0.4333, 0.5667), abs=0.006)
+
+
+def test_interval_of_a_mean_of_estimates() -> None:
+    assert intervals.mean_of([0.5], [(0.4, 0.7)]) == pytest.approx((0.4, 0.7))
+    assert intervals.mean_of([0.2, 0.4], [(0.1, 0.3), (0.3, 0.5)]) == pytest.approx(
+        (0.3 - 0.0707, 0.3 + 0.0707), abs=1e-4
+    )
+
+
+def test_the_24_published_overalls_come_out_to_two_decimals() -> None:
+    paper = published.load()
+    models = list(paper.scores["alfworld"])
+    checked = 0
+    for group in published.GROUPS:
+        for model in models:
+            own = {task: paper.scores[task][model] for task in paper.group(group)}
+            assert round(published.overall(paper, group, own), 2) == paper.overalls[group][model]
+            checked += 1
+    assert checked == 24
+    assert published.overall(paper, "held_in", {"alfworld": 1.0}) is None
+
+
+def test_published_gains_are_the_ratios_of_overalls() -> None:
+    paper, content = published.load(), read_mapping(published.PUBLISHED)
+    for group, gains in content["gain_percent"].items():
+        if group in published.GROUPS:
+            for size, gain in zip(("7b", "13b", "70b"), gains, strict=True):
+                new, old = (
+                    published.overall(paper, group, {task: row[model] for task, row in paper.scores.items()})
+                    for model in (f"agentlm-{size}", f"llama-2-{size}-chat")
+                )
+                assert round(100 * (new / old - 1)) == gain
+
+
+def test_every_published_number_has_a_flag_and_evidence() -> None:
+    content = read_mapping(published.PUBLISHED)
+
+    def flagged(node, above):
+        if isinstance(node, dict):
+            here = above or {"verified", "evidence"} <= set(node)
+            for value in node.values():
+                flagged(value, here)
+        elif isinstance(node, list):
+            for value in node:
+                flagged(value, above)
+        elif isinstance(node, int | float) and not isinstance(node, bool):
+            assert above, node
+
+    for name, block in content.items():
+        if name == "tasks":
+            for facts in block.values():
+                flagged(facts["n"], False)
+        elif name != "schema":
+            flagged(block, False)
+    assert len(content["scores"]["table"]) == 16
+
+
+def test_table_1_adds_up() -> None:
+    table = dict(read_mapping(published.PUBLISHED)["agentinstruct"]["table"])
+    total = table.pop("total")
+    assert [sum(row[column] for row in table.values()) for column in (0, 1)] == total[:2] == [35341, 1866]
+    assert round(sum(row[1] * row[2] for row in table.values()) / total[1], 2) == total[2]
+    assert all(100 * row[1] / row[0] == pytest.approx(row[3], abs=0.06) for row in table.values())
+
+
+def test_published_intervals() -> None:
+    assert published.load().interval("alfworld", "agentlm-7b") == pytest.approx((71.5, 91.7), abs=0.05)
+    assert published.load().interval("mt_bench", "agentlm-7b") is None
+
+
+def played(policy, model, task=None, n=12) -> list[dict]:
+    protocol = protocols.load()
+    records = []
+    for module in [TASKS[task]] if task else TASKS.values():
+        items = module.items("test", n, 0)
+        records += play(module, items, policy, protocol, model=model, seed=0, wait_s=0, progress=False)
+    return records
+
+
+def mute(turns):
+    return [""] * len(turns)
+
+
+def test_the_oracle_has_100_and_a_mute_model_0() -> None:
+    protocol = protocols.load()
+    for policy, wanted in ((expert, 100.0), (mute, 0.0)):
+        found = scores.score_records(played(policy, "m"), protocol)
+        assert {entry["score"] for entry in found["tasks"].values()} == {wanted}
+        assert {entry["success_rate"] for entry in found["tasks"].values()} == {wanted}
+        assert found["groups"]["held_in"]["score"] == found["groups"]["held_out"]["score"] == wanted
+        assert found["groups"]["held_in"]["tasks"] == ["household", "database", "shop"]
+        low, high = found["tasks"]["household"]["interval"]
+        assert low <= wanted <= high
+        assert high - low > 10
+        assert all(
+            entry["n"] == 12 and entry["asked"] == 150 and entry["void"] is None for entry in found["tasks"].values()
+        )
+    assert found["tasks"]["shop"]["statuses"] == {"invalid_format": 12}
+    assert found["tasks"]["shop"]["errors"]["format"] == 1.0
+
+
+def record(item="a", reward=1.0, state="completed", **more) -> dict:
+    base = {
+        "task": "toy",
+        "protocol": "toy@1",
+        "item": item,
+        "seed": 0,
+        "model": "m",
+        "status": state,
+        "reward": reward,
+    }
+    return {**base, "messages": [], "steps": [], "last": None, **more}
+
+
+def test_mean_reward_and_success_rate_differ_where_rewards_are_graded() -> None:
+    records = [record(str(n), reward) for n, reward in enumerate((1.0, 0.5, 0.5, 0.0))]
+    entry = scores.score_task(records, toy_task.PROTOCOL)
+    assert (entry["mean_reward"], entry["success_rate"], entry["score"]) == (50.0, 25.0, 25.0)
+    assert entry["success_interval"] == [100 * end for end in intervals.wilson(1, 4)]
+
+
+def test_the_newest_record_of_an_item_counts() -> None:
+    records = [record(reward=None, state="agent_error"), record(reward=1.0)]
+    assert scores.score_records(records, toy_task.PROTOCOL)["tasks"]["toy"]["n"] == 1
+
+
+def test_a_void_task_voids_its_group_average() -> None:
+    records = [record("a"), record("b", None, "environment_error")]
+    found = scores.score_records(records, toy_task.PROTOCOL)
+    assert found["tasks"]["toy"]["void"] == "1 of 2 episodes lost to infrastructure, 20% are allowed"
+    assert found["groups"]["held_in"] == {"tasks": ["toy"], "score": None, "interval": None}
+
+
+@pytest.mark.parametrize("change", [{"model": "other"}, {"protocol": "toy@2"}])
+def test_records_that_do_not_belong_together_are_refused(change) -> None:
+    with pytest.raises(UserError, match="would mean nothing"):
+        scores.score_records([record(), {**record("b"), **change}], toy_task.PROTOCOL)
+
+
+def test_scores_file_round_trip(tmp_path) -> None:
+    found = scores.score_records([record()], toy_task.PROTOCOL, {"commit": "abc"})
+    assert scores.read(scores.write(found, tmp_path)) == json.loads(json.dumps(found))
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    (tmp_path / "scores.json").write_text('{"schema": 0, "tasks": {}}')
+    with pytest.raises(UserError, match="schema 1"):
+        scores.read(tmp_path / "scores.json")
+
+
+def trajectory(*pairs, state="task_limit") -> dict:
+    """Pairs of (action, observation); a reply is its action."""
+    messages = [{"role": "user", "content": "start", "loss": False}]
+    for action, observation in pairs:
+        messages.append({"role": "assistant", "content": f"Action: {action}", "loss": True})
+        messages.append({"role": "user", "content": observation, "loss": False})
+    steps = [{"action": action, "valid": observation != "No.", "cut": False} for action, observation in pairs]
+    return record(state=state, reward=0.0, messages=messages[:-1], steps=steps, last=pairs[-1][1])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kinds"),
+    [
+        ([("a", "1"), ("b", "2")], set()),
+        ([("a", "No.")], {"invalid_action"}),
+        ([("a", "1")] * 2, set()),
+        ([("a", "1")] * 3, {"short_term_repetition"}),
+        ([("a", "1"), ("b", "2")] * 2, set()),
+        ([("a", "1"), ("b", "2")] * 3, {"long_term_repetition"}),
+        ([("a", "1"), ("b", "2"), ("a", "3"), ("b", "4"), ("a", "5")], set()),
+        ([("a", "1"), ("b", "2"), ("c", "3"), ("a", "1"), ("d", "4"), ("a", "1")], {"long_term_repetition"}),
+    ],
+)
+def test_error_kinds(pairs, kinds) -> None:
+    assert errors.kinds(trajectory(*pairs, state="completed")) == kinds
+    assert errors.kinds(trajectory(*pairs)) == kinds | {"task_limit"}
+
+
+@pytest.mark.parametrize(("state", "kind"), [("refusal", "refusal"), ("invalid_format", "format")])
+def test_error_kinds_of_a_status(state, kind) -> None:
+    without_action = record(state=state, reward=0.0, steps=[{"action": None, "valid": False, "cut": False}])
+    assert errors.kinds(without_action) == {kind}
+    assert errors.rates([without_action, record()])[kind] == 0.5
+
+
+def recipe(tmp_path: Path, name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, run_dir=tmp_path)
+
+
+def write_side(tmp_path, side, policy, **notes) -> dict:
+    found = scores.score_records(played(policy, side), protocols.load(), notes or None)
+    scores.write(found, tmp_path / "eval" / side)
+    return found
+
+
+def test_before_and_after(tmp_path, capsys) -> None:
+    write_side(tmp_path, "base", mute)
+    write_side(tmp_path, "tuned", expert)
+    text = compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
+    assert capsys.readouterr().out == text + "\n"
+    lines = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert "0.0 [0.0, 24.2] n=12 of 150" in lines["household (success rate)"]
+    assert "100.0 [75.8, 100.0] n=12 of 150" in lines["household (success rate)"]
+    assert "+100.0 [" in lines["household (success rate)"]
+    assert "100.0 [" in lines["held-in mean"]
+    assert "held-out mean" in lines
+    assert "1.00 -> 0.00" in text
+
+
+def test_one_side_only(tmp_path) -> None:
+    write_side(tmp_path, "tuned", expert)
+    text = compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
+    assert compare.ABSENT in text
+    assert "+" not in text.split("share of episodes")[0].replace("tuned - base", "")
+
+
+def test_nothing_measured_is_an_error_but_not_for_the_papers_sizes(tmp_path) -> None:
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
+    text = compare.compare(recipe(tmp_path, "agentlm-13b/sft"))
+    alfworld = next(line for line in text.splitlines() if line.startswith("ALFWorld"))
+    assert "2.0 [0.4, 10.5]" in alfworld
+    assert "76.0 [62.6, 85.7]" in alfworld
+    assert alfworld.count(compare.ABSENT) == 2
+    overall = next(line for line in text.splitlines() if line.startswith("overall held-in"))
+    assert "0.20" in overall
+    assert "2.11" in overall
+    assert "not measured (0 of 6 tasks)" in overall
+
+
+def test_our_numbers_stand_beside_the_published_ones(tmp_path) -> None:
+    paper = published.load()
+    own = {
+        task: {"score": paper.scores[task]["agentlm-7b"], "interval": [1.0, 2.0], "n": 50, "void": None}
+        for task in paper.group("held_in")
+    }
+    own["mmlu"] = {"score": None, "n": 0, "void": "3 of 9 episodes lost to infrastructure, 5% are allowed"}
+    scores.write({"schema": 1, "model": "m", "protocol": "p@1", "tasks": own}, tmp_path / "eval" / "tuned")
+    text = compare.compare(recipe(tmp_path, "agentlm-7b/sft-lora"))
+    assert "84.0 [1.0, 2.0] n=50" in text
+    assert "void: 3 of 9" in text
+    overall = next(line for line in text.splitlines() if line.startswith("overall held-in"))
+    assert overall.rstrip().endswith("1.96")
+    assert "not measured (0 of 4 tasks)" in next(
+        line for line in text.splitlines() if line.startswith("overall general")
+    )
+
+
+def test_sides_of_different_protocols_are_refused(tmp_path) -> None:
+    found = write_side(tmp_path, "base", mute)
+    scores.write({**found, "protocol": "miniature@2"}, tmp_path / "eval" / "tuned")
+    with pytest.raises(UserError, match="mix the rules"):
+        compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
