@@ -50,7 +50,9 @@ def _draw(rng: random.Random, test: bool) -> dict | None:
     column = rng.choice(numeric if kind == "max" else columns[1:])
     task = {"kind": kind, "column": column, "name": absent if kind == "insert" else rng.choice(present)}
     if kind in ("count", "update"):
-        task["value"] = rng.choice([row[columns.index(column)] for row in rows]) if kind == "count" else rng.choice(VALUES[column])
+        task["value"] = (
+            rng.choice([row[columns.index(column)] for row in rows]) if kind == "count" else rng.choice(VALUES[column])
+        )
     if kind == "insert":
         task["values"] = [rng.choice(VALUES[column]) for column in columns[1:]]
     return {"table": table, "columns": columns, "rows": rows, **task}
@@ -101,13 +103,21 @@ def _question(item: dict) -> str:
     raise ValueError(f"unknown kind {item['kind']!r}")
 
 
-_ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+_ALLOWED = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_INSERT,
+    sqlite3.SQLITE_UPDATE,
+    sqlite3.SQLITE_DELETE,
+}
 _FUNCTIONS = {"count", "max", "min", "sum", "avg", "abs", "lower", "upper", "length"}
 
 
 def _connect(item: dict) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    columns = ", ".join(f'"{column}" {"INTEGER" if column in ("age", "points") else "TEXT"}' for column in item["columns"])
+    columns = ", ".join(
+        f'"{column}" {"INTEGER" if column in ("age", "points") else "TEXT"}' for column in item["columns"]
+    )
     connection.execute(f'CREATE TABLE "{item["table"]}" ({columns})')
     marks = ", ".join("?" * len(item["columns"]))
     connection.executemany(f'INSERT INTO "{item["table"]}" VALUES ({marks})', item["rows"])
@@ -170,16 +180,20 @@ class Environment:
             self.result = ", ".join(" ".join(map(str, row)) for row in rows) or "nothing"
         return Step(f"Result: {self.result}.")
 
+    def _rows(self) -> list:
+        return sorted(self.connection.execute(f'SELECT * FROM "{self.item["table"]}"').fetchall(), key=repr)
+
     def score(self) -> float:
         """1.0 for the right answer (question) or the right table (order), else 0.0."""
-        rows = sorted(self.connection.execute(f'SELECT * FROM "{self.item["table"]}"').fetchall(), key=repr)
+        rows = self._rows()
         if self.item["kind"] in ("lookup", "count", "max"):
             return float(self.answer == self.wanted_answer and rows == self.wanted_rows)
         return float(self.answer is not None and rows == self.wanted_rows)
 
     def oracle(self) -> Move:
         """State the plan, run the reference statement, then answer with its result."""
-        if self.result is None:
+        # Only what the last statement showed may be answered, also after somebody else's slip.
+        if self.result != self.wanted_answer or self._rows() != self.wanted_rows:
             return Move(_plan(self.item), _gold_sql(self.item))
         return Move(f"the result is {self.wanted_answer}.", f"answer {self.wanted_answer}")
 

@@ -113,7 +113,10 @@ class Environment:
                 return Move(f"I hold the {goal}. next the {stop}.", f"go to {stop}")
             if stop == "sink" and kind == "clean" and goal not in self.clean:
                 return Move(f"I hold the {goal} in the sink.", f"clean {goal}")
-            return Move(f"I hold the {goal} in the {target}.", f"{'light ' + goal if kind == 'light' else f'put {goal} in {target}'}")
+            return Move(
+                f"I hold the {goal} in the {target}.",
+                f"{'light ' + goal if kind == 'light' else f'put {goal} in {target}'}",
+            )
         if self.here is not None and goal in self.contents[self.here]:
             seen = self._seen(goal)
             return Move(seen, f"take {goal} from {self.here}")
@@ -125,7 +128,9 @@ class Environment:
 
     def _seen(self, goal: str) -> str:
         # Comparing thing by thing turns "is it among them?" into steps that a small model can learn.
-        return " ".join(f"{thing} {'yes' if thing == goal else 'no'}." for thing in self.contents[self.here]) or "nothing."
+        return (
+            " ".join(f"{thing} {'yes' if thing == goal else 'no'}." for thing in self.contents[self.here]) or "nothing."
+        )
 
     def actions(self) -> list[str]:
         """Admissible actions now."""

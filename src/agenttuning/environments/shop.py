@@ -93,7 +93,11 @@ class Environment:
         if self.bought is None:
             return 0.0
         product, size = self.bought
-        wishes = (product["colour"] == self.item["colour"], product["good"] == self.item["good"], size == self.item["size"])
+        wishes = (
+            product["colour"] == self.item["colour"],
+            product["good"] == self.item["good"],
+            size == self.item["size"],
+        )
         return sum(wishes) / 3
 
     def oracle(self) -> Move:

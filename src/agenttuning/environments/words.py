@@ -7,7 +7,8 @@ OBJECTS = (
 )  # fmt: skip
 
 FIRST_NAMES = (
-    "Ann", "Ben", "Dan", "Eva", "Finn", "Hugo", "Ida", "Jack", "Kim", "Leo", "Mia", "Olga", "Paul", "Rosa", "Sam", "Tina",
+    "Ann", "Ben", "Dan", "Eva", "Finn", "Hugo", "Ida", "Jack", "Kim", "Leo", "Mia", "Olga", "Paul", "Rosa", "Sam",
+    "Tina",
 )  # fmt: skip
 LAST_NAMES = (
     "Hill", "Stone", "Wood", "Lake", "Field", "Ford", "West", "Lane", "Frost", "Snow", "Fox", "Wolf", "Bird", "Baker",

@@ -11,8 +11,21 @@ from dataclasses import dataclass
 
 from agenttuning.environments import reserved
 from agenttuning.environments.words import (
-    CITIES, COLOURS, FILES, FIRST_NAMES, FOLDERS, GOODS, JOBS, LAST_NAMES, LETTERS, OBJECTS, PLACES,
-    TABLE_ADJECTIVES, TABLE_NOUNS, TEAMS,
+    CITIES,
+    COLOURS,
+    FILES,
+    FIRST_NAMES,
+    FOLDERS,
+    GOODS,
+    JOBS,
+    LAST_NAMES,
+    LETTERS,
+    OBJECTS,
+    PLACES,
+    SIZES,
+    TABLE_ADJECTIVES,
+    TABLE_NOUNS,
+    TEAMS,
 )  # fmt: skip
 
 # Facts by relation: (question, {subject: answer}). Distractors come from the answers of the same relation.
@@ -114,7 +127,9 @@ def _rooms(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
         holds[rng.choice(places)].append(thing)
     listing = {place: f"In the {place}: {', '.join(found) or 'nothing'}." for place, found in holds.items()}
     questions = [(f"what is in the {place}?", listing[place]) for place in places]
-    questions += [(f"what is after {a}?", f"after {a}, {b}.") for a, b in zip(places, [*places[1:], places[0]], strict=True)]
+    questions += [
+        (f"what is after {a}?", f"after {a}, {b}.") for a, b in zip(places, [*places[1:], places[0]], strict=True)
+    ]
     for place, found in holds.items():
         goal = rng.choice([*found, *things])
         answer = " ".join(f"{thing} {'yes' if thing == goal else 'no'}." for thing in found) or "nothing."
@@ -128,12 +143,17 @@ def _people(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
     columns = rng.sample(list(pools), 2)
     quote = "'" if rng.random() < 0.5 else ""  # quoted as in SQL, where a name is another token
     names = list({f"{quote}{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}{quote}": None for _ in range(4)})
-    table = f"{rng.choice(TABLE_ADJECTIVES)}_{rng.choice(TABLE_NOUNS)}"
-    rows = {name: {c: v if isinstance(v := rng.choice(pools[c]), int) else f"{quote}{v}{quote}" for c in columns} for name in names}
+    table = _table(rng)
+    rows = {
+        name: {c: v if isinstance(v := rng.choice(pools[c]), int) else f"{quote}{v}{quote}" for c in columns}
+        for name in names
+    }
     listing = " ".join(f"{name}: {', '.join(f'{c} {row[c]}' for c in columns)}." for name, row in rows.items())
     questions = [(f"what is the {c} of {name}?", f"{c} {row[c]}.") for name, row in rows.items() for c in columns]
     questions += [("which table?", f"Table {table}: name, {', '.join(columns)}.")]
-    questions += [(f"repeat {name}.", f"{name}: {', '.join(f'{c} {row[c]}' for c in columns)}.") for name, row in rows.items()]
+    questions += [
+        (f"repeat {name}.", f"{name}: {', '.join(f'{c} {row[c]}' for c in columns)}.") for name, row in rows.items()
+    ]
     return f"Table {table}: name, {', '.join(columns)}. {listing}", questions
 
 
@@ -145,19 +165,59 @@ def _goods(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
     codes = {pair: rng.choice(LETTERS) + str(rng.randrange(10)) for pair in pairs}
     shown = list(codes.items())
     rng.shuffle(shown)
-    return f"{', '.join(f'{pair} {code}' for pair, code in shown)}.", [(f"find {p}.", f"I see {p} {c}.") for p, c in shown]
+    return f"{', '.join(f'{pair} {code}' for pair, code in shown)}.", [
+        (f"find {p}.", f"I see {p} {c}.") for p, c in shown
+    ]
 
 
 def _words(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
-    pool = [*OBJECTS, *PLACES, *FOLDERS, *FILES, *CITIES, *FIRST_NAMES, *LAST_NAMES, *GOODS, *COLOURS, *map(str, range(10, 100))]
+    pool = [
+        *OBJECTS,
+        *PLACES,
+        *FOLDERS,
+        *FILES,
+        *CITIES,
+        *FIRST_NAMES,
+        *LAST_NAMES,
+        *GOODS,
+        *COLOURS,
+        *map(str, range(10, 100)),
+    ]
     words = rng.sample(pool, rng.randint(4, 8))
     text = ", ".join(words)
-    questions = [("repeat it.", f"{text}.")] + [(f"what is after {a}?", f"after {a}, {b}.") for a, b in zip(words, words[1:], strict=False)]
+    questions = [("repeat it.", f"{text}.")] + [
+        (f"what is after {a}?", f"after {a}, {b}.") for a, b in zip(words, words[1:], strict=False)
+    ]
     return f"{text}.", questions
 
 
+def drill(rng: random.Random, test: bool) -> Sample:
+    """Pairs of words, said again in another order: the densest exercise in finding a thing again.
+
+    Only the base model's corpus has it. A small model begins to copy from its context after some 0.3 M tokens of this,
+    and not at all within 1.5 M tokens of ordinary reading.
+    """
+    words = [_table(rng) if rng.random() < 0.1 else rng.choice(_VOCABULARY) for _ in range(rng.randint(4, 10) * 2)]
+    keys = list(dict.fromkeys(words[::2]))
+    quote = "'" if rng.random() < 0.3 else ""
+    pairs = [f"{quote}{key} {value}{quote}" for key, value in zip(keys, words[1::2], strict=False)]
+    text = ", ".join(pairs)
+    rng.shuffle(pairs)
+    return Sample("drill", ((f"{text}.", f"{', '.join(pairs)}."),), {})
+
+
+_VOCABULARY = [
+    *PLACES, *OBJECTS, *FOLDERS, *FILES, *CITIES, *TEAMS, *JOBS, *FIRST_NAMES, *LAST_NAMES, *GOODS, *COLOURS, *SIZES,
+    *LETTERS, *map(str, range(10)),
+]  # fmt: skip
+
+
+def _table(rng: random.Random) -> str:
+    return f"{rng.choice(TABLE_ADJECTIVES)}_{rng.choice(TABLE_NOUNS)}"
+
+
 SCORED = {"knowledge": knowledge, "arithmetic": arithmetic, "functions": functions}
-SKILLS = {**SCORED, "reading": reading}
+SKILLS = {**SCORED, "reading": reading, "drill": drill}
 
 
 def samples(skill: str, split: str, n: int, seed: int) -> list[Sample]:

@@ -1,0 +1,70 @@
+"""What the miniature trains from: its tokenizer and a small Llama with random weights, as a model folder.
+
+The folder looks like any other checkpoint, so `train` needs no second way to begin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from agenttuning.chat import save_tokenizer
+from agenttuning.environments import TASKS
+from agenttuning.miniature.general import SKILLS, samples
+from agenttuning.miniature.tokenizer import build_tokenizer
+
+PER_SKILL = 750  # conversations a skill, and episodes a task, whose texts the tokenizer is learned from
+
+
+def tokenizer_texts(seed: int = 0) -> list[str]:
+    """Training texts of all skills and expert play of all tasks, rendered as Llama-2 turns.
+
+    The held-out task is among them: its words must be in the vocabulary, as they are in Llama-2's; its episodes are in
+    no training set.
+    """
+    turns = [turn for skill in SKILLS for sample in samples(skill, "train", PER_SKILL, seed) for turn in sample.turns]
+    for task in TASKS.values():
+        turns.append((task.INSTRUCTION, task.ACKNOWLEDGEMENT))
+        for item in task.items("train", PER_SKILL // 3, seed):
+            turns += _expert_turns(task, item)
+    return [f"[INST] {question} [/INST] {answer} " for question, answer in turns]
+
+
+def _expert_turns(task, item: dict) -> list[tuple[str, str]]:
+    environment = task.Environment(item)
+    try:
+        observation, turns = environment.reset(), []
+        for _ in range(task.MAX_TURNS):
+            move = environment.oracle()
+            turns.append((observation, f"Thought: {move.thought}\nAction: {move.action}"))
+            step = environment.step(move.action)
+            observation = step.observation
+            if step.done:
+                break
+        return turns
+    finally:
+        environment.close()
+
+
+def make_start(config: Path, out: Path, seed: int) -> Path:
+    """Write tokenizer and random weights for the LlamaConfig in the file `config` to `out`; returns `out`.
+
+    The vocabulary size of the file is the upper limit of the tokenizer's; the model gets as many rows as there are
+    tokens. Replaces an earlier `out` whole.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    values = json.loads(config.read_text(encoding="utf-8"))
+    tokenizer = build_tokenizer(tokenizer_texts(), values["vocab_size"])
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**{**values, "vocab_size": len(tokenizer)}))
+    partial = out.parent / f".{out.name}.{os.getpid()}.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    save_tokenizer(tokenizer, partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return out

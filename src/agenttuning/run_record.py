@@ -1,0 +1,94 @@
+"""train.json: what a training run did, with what, and how fast."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agenttuning.checkpoints import write_synced
+
+if TYPE_CHECKING:
+    from agenttuning.data.prepare import Prepared
+    from agenttuning.recipe import Recipe
+    from agenttuning.trainer import Trainer
+
+LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "deepspeed",
+             "flash-attn", "flash-attn-3")  # fmt: skip
+LOGGED = ("step", "loss", "learning_rate", "grad_norm", "supervised_per_step", "tokens_per_second")
+
+
+def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
+    """Write run_dir/train.json and return its path. Counts and seconds include the runs that this one went on from;
+    tokens are without padding, and peak figures are this process's own.
+    """
+    import torch
+
+    meter, recipe, cuda = trainer.meter, trainer.recipe, trainer.args.device.type == "cuda"
+    record = {
+        "recipe": recipe.name,
+        "recipe_hash": recipe.hash,
+        "data_key": prepared.key,
+        "seed": recipe.values["seed"],
+        "steps": trainer.state.global_step,
+        "log": [{key: entry.get(key) for key in LOGGED} for entry in trainer.state.log_history if "loss" in entry],
+        "tokens": meter.tokens,
+        "supervised_tokens": dict(zip(meter.sources, meter.supervised, strict=True)),
+        "seconds": meter.seconds,
+        "tokens_per_second": meter.tokens / max(1e-9, meter.seconds),
+        "processes": trainer.args.world_size,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "attention": attention,
+        "peak_rss_bytes": _peak_rss(),
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "versions": versions(),
+        "commit": commit(recipe.root),
+    }
+    return write_synced(recipe.run_dir / "train.json", json.dumps(record, indent=1) + "\n")
+
+
+def finished(recipe: Recipe, prepared: Prepared) -> bool:
+    """Whether run_dir holds the finished model of this very recipe and these very rows."""
+    try:
+        record = json.loads((recipe.run_dir / "train.json").read_text(encoding="utf-8"))
+        same = (record["recipe_hash"], record["data_key"]) == (recipe.hash, prepared.key)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return same and (recipe.run_dir / "model" / "config.json").is_file()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that decide the numbers."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit(root: Path) -> str | None:
+    """The git commit of the repository at `root`, with "+changes" when files differ from it; None outside of git."""
+    head, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
+    return head and head + ("+changes" if changes else "")
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _peak_rss() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

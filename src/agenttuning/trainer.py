@@ -1,0 +1,193 @@
+"""TRL's SFTTrainer with four additions: it counts what it trains on, seals its checkpoints, knows `optim: muon`, and
+on a CPU computes the loss without per-token statistics.
+
+Rows come ready: input_ids, labels and `origin`, a list as long as them that holds the number of the row's source at
+each supervised token and -1 elsewhere. Packing packs it along, so that tokens can be counted by source.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+from transformers import ProgressCallback
+from transformers.trainer_callback import ExportableState, PrinterCallback
+from trl import SFTTrainer
+
+from agenttuning import checkpoints, optim
+from agenttuning.chat import save_tokenizer
+from agenttuning.errors import UserError
+from agenttuning.recipe import Recipe
+
+
+class Meter(ProgressCallback, ExportableState):
+    """Totals since step 0, carried over by checkpoints, and the one log line per logging step.
+
+    tokens: without padding; supervised: per source; seconds: spent in training, all processes in parallel.
+    """
+
+    def __init__(self, sources: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.sources = list(sources)
+        self.tokens, self.supervised, self.seconds = 0, [0] * len(self.sources), 0.0
+        self.since = time.perf_counter()
+        self.logged = (0, 0, 0, 0.0)  # step, tokens, supervised, seconds at the last log line
+
+    def state(self) -> dict[str, Any]:
+        self.tick()
+        kept = {"tokens": self.tokens, "supervised": self.supervised, "seconds": self.seconds, "logged": self.logged}
+        return {"args": {"sources": self.sources}, "attributes": kept}
+
+    def count(self, counts: list[int]) -> None:
+        self.tokens += counts[0]
+        self.supervised = [total + more for total, more in zip(self.supervised, counts[1:], strict=True)]
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+    def figures(self, step: int) -> dict[str, float]:
+        """Supervised tokens a step and tokens a second since the last log line."""
+        self.tick()
+        before, self.logged = self.logged, (step, self.tokens, sum(self.supervised), self.seconds)
+        steps, tokens, supervised, seconds = (now - then for now, then in zip(self.logged, before, strict=True))
+        return {"supervised_per_step": supervised / max(1, steps), "tokens_per_second": tokens / max(1e-9, seconds)}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # the Trainer restores callbacks from checkpoints by replacing them; ours is referred to from elsewhere
+        for name, value in state.stateful_callbacks.get("Meter", {}).get("attributes", {}).items():
+            setattr(self, name, value)
+        self.since = time.perf_counter()
+        if not args.disable_tqdm:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or "loss" not in (logs or {}):
+            return
+        line = log_line(state.global_step, state.max_steps, logs)
+        if self.training_bar is not None:
+            self.training_bar.write(line)
+        else:
+            print(line, flush=True)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.tick()
+        if self.training_bar is not None:
+            super().on_train_end(args, state, control, **kwargs)
+
+
+def log_line(step: int, steps: int, logs: dict[str, float]) -> str:
+    """`step 10/2000  loss 1.2345  lr 5.00e-05  grad_norm 0.87  supervised 12,345 tok/step  7,345 tok/s`"""
+    return (
+        f"step {step}/{steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
+        f"grad_norm {logs.get('grad_norm', math.nan):.3f}  supervised {logs['supervised_per_step']:,.0f} tok/step  "
+        f"{logs['tokens_per_second']:,.0f} tok/s"
+    )
+
+
+class Collator:
+    """TRL's collator, plus `counts`: an int64 tensor of the batch's tokens and its supervised tokens per source."""
+
+    def __init__(self, collator: Any, sources: int) -> None:
+        self.collator, self.sources = collator, sources
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        origin = numpy.concatenate([row["origin"] for row in rows])
+        supervised = numpy.bincount(origin[origin >= 0], minlength=self.sources)
+        batch = self.collator(rows)
+        batch["counts"] = torch.tensor([len(origin), *supervised.tolist()])
+        return batch
+
+
+class Trainer(SFTTrainer):
+    """See the module's docstring. `seal`: data_key and versions for the manifests of checkpoints.seal."""
+
+    def __init__(self, *, recipe: Recipe, sources: Sequence[str], seal: dict[str, Any], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.recipe, self.seal, self.meter = recipe, seal, Meter(sources)
+        # TRL takes no other collator while packing, so its own is wrapped rather than replaced
+        self.data_collator = Collator(self.data_collator, len(sources))
+        self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
+        self.add_callback(self.meter)
+        self.cheap_loss = self.args.device.type == "cpu" and not self.aux_loss_enabled and self.args.loss_type == "nll"
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["input_ids", "labels", "seq_lengths", "origin"]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The loss of one micro-batch, summed over supervised tokens and divided by those of the whole step.
+
+        On a CPU it is the model's own: TRL's head also computes entropy and accuracy of every token, which costs a tiny
+        model a third of its speed. On a GPU it is TRL's, which never holds all logits.
+        """
+        inputs = {**inputs, "use_cache": False}
+        counts = inputs.pop("counts", None)
+        if self.padding_free and ("attention_mask" in inputs or "position_ids" not in inputs):
+            # with a mask, or without positions, packed conversations would attend to each other
+            raise RuntimeError("a packed batch must have position_ids and no attention_mask")
+        if self.cheap_loss and not return_outputs:
+            inputs = {key: inputs[key] for key in inputs if not key.startswith(("cu_seq", "max_length_", "seq_idx"))}
+            loss = super(SFTTrainer, self).compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        else:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if counts is not None and self.model.training:
+            self.meter.count(self.accelerator.reduce(counts).tolist())
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Called before each update: a gradient that is no number stops the run while the weights are still good. With
+        fp16 it is a matter of course, and the scaler skips the step.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and not self.args.fp16 and not math.isfinite(norm):
+            raise UserError(
+                f"the gradient of step {self.state.global_step + 1} is {float(norm)}; the update would destroy the "
+                "weights; look at the rows of that step, or lower learning_rate; all checkpoints are from before it"
+            )
+        return norm
+
+    def create_optimizer(self, model=None):
+        if self.recipe.values.get("optim") != optim.NAME or self.optimizer is not None:
+            return super().create_optimizer(model)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UserError(
+                "optim: muon orthogonalises whole matrices and has not been tested on sharded ones; it might train "
+                "something else; use adamw_torch_fused, or launch.accelerate_config: ddp or single_gpu"
+            )
+        model = self.model if model is None else model
+        self.optimizer = optim.build(model, self.get_decay_parameter_names(model), self.recipe.values)
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update(self.meter.figures(self.state.global_step))
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # training runs without a cache and says so in the config; whoever loads the model wants one
+        self.accelerator.unwrap_model(self.model).config.use_cache = True
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            # the Trainer saves the tokenizer under a class that only transformers 5 knows
+            save_tokenizer(self.processing_class, output_dir or self.args.output_dir)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every process writes its own random state
+        if self.args.should_save:
+            run_dir, step = self.recipe.run_dir, self.state.global_step
+            folder = run_dir / "checkpoints" / f"checkpoint-{step}"
+            checkpoints.seal(folder, step, self.recipe, processes=self.args.world_size, **self.seal)
+            checkpoints.rotate(run_dir, self.recipe.values.get("save_total_limit"))
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """TRL writes a card beside every checkpoint; ours is written once, from the record of the run."""
+
+    def _send_telemetry(self) -> None:
+        """TRL reports each run to the Hub; no service is contacted here unless a recipe asks for it."""

@@ -1,0 +1,92 @@
+"""Which command starts several processes, and when none is needed."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from agenttuning import launch, recipe
+from agenttuning.errors import UserError
+from agenttuning.machine import Gpu, Machine
+from agenttuning.recipe.schema import REPOSITORY
+
+R7 = REPOSITORY / "recipes/agentlm-7b/sft.yaml"
+FOUR = Machine((Gpu("H200", 140.0),) * 4, 16, 128.0, None)
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch):
+    for name in ("WORLD_SIZE", launch.LAUNCHED, "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def load(*overrides, run_dir=None):
+    return recipe.load(R7, overrides, run_dir)
+
+
+def test_the_command_gives_the_same_run_on_every_visible_gpu(tmp_path):
+    one = load("learning_rate=1e-5", "mixture.system_prompt='it''s me'", "packing=false", run_dir=tmp_path)
+    words = launch.command(one, {"agentinstruct": tmp_path / "a b"}, "never", FOUR)
+    assert words[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    assert words[3:7] == ["--config_file", str(REPOSITORY / "accelerate_configs/fsdp2.yaml"), "--num_processes", "4"]
+    assert words[7:11] == ["-m", "agenttuning", "train", str(R7)]
+    ours = words[11:]
+    assert ours[-6:] == ["--resume", "never", "--run-dir", str(tmp_path), "--data", f"agentinstruct={tmp_path / 'a b'}"]
+    again = recipe.load(R7, ours[:-6], tmp_path)
+    assert again.hash == one.hash and again.run_dir == one.run_dir
+
+
+@pytest.mark.parametrize(
+    "override", ["mixture.sources={agentinstruct: {share: 1.0}}", "mixture.sources={a: {share: 0.5}, b: {share: 0.5}}"]
+)
+def test_replaced_sources_stay_replaced(override):
+    one = load(override)
+    assert recipe.load(R7, launch.overrides(one)).hash == one.hash
+
+
+def test_accelerate_understands_the_command():
+    """accelerate's own parser leaves our words to us."""
+    from accelerate.commands.launch import launch_command_parser
+
+    words = launch.command(load("learning_rate=1e-5"), {}, "auto", FOUR)
+    parsed = launch_command_parser().parse_args(words[3:])
+    assert (parsed.num_processes, parsed.module, parsed.training_script) == (4, True, "agenttuning")
+    assert parsed.training_script_args == words[9:]
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", launch.LAUNCHED])
+def test_inside_a_launch_nothing_is_started(monkeypatch, name):
+    monkeypatch.setenv(name, "4")
+    assert launch.command(load(), {}, "auto", FOUR) is None
+
+
+@pytest.mark.parametrize("config", ["cpu", "single_gpu"])
+def test_one_process_is_this_process(config):
+    assert launch.command(load(f"launch.accelerate_config={config}"), {}, "auto", FOUR) is None
+
+
+def test_several_machines_are_started_by_their_owner():
+    with pytest.raises(UserError, match="--machine_rank RANK --main_process_ip ADDRESS -m agenttuning train"):
+        launch.command(load("launch.accelerate_config=fsdp2_multinode"), {}, "auto", FOUR)
+
+
+def test_a_failed_launch_is_the_exit_status():
+    launch.run([sys.executable, "-c", f"import os; assert os.environ['{launch.LAUNCHED}'] == '1'"])
+    with pytest.raises(SystemExit) as failure:
+        launch.run([sys.executable, "-c", "raise SystemExit(7)"])
+    assert failure.value.code == 7
+
+
+@pytest.mark.parametrize(("visible", "kept"), [(None, "0"), ("2,3", "2"), ("GPU-abc", "GPU-abc")])
+def test_a_single_gpu_run_sees_one_gpu(monkeypatch, visible, kept):
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    launch.prepare_process(load("launch.accelerate_config=single_gpu"))
+    assert launch.os.environ["CUDA_VISIBLE_DEVICES"] == kept
+
+
+def test_precision_is_said_once():
+    with pytest.raises(UserError, match="cpu.yaml says mixed_precision: no and the recipe asks for bf16"):
+        launch.prepare_process(load("launch.accelerate_config=cpu"))
+    launch.prepare_process(load("launch.accelerate_config=cpu", "bf16=false"))
