@@ -7,7 +7,7 @@ from agenttuning.errors import UserError
 
 def _unfinished(verb: str) -> UserError:
     return UserError(
-        f"`{verb}` is not finished in this version: the miniature's base model does not yet reach the scores it is meant "
+        f"`{verb}` is not finished in this version: the miniature does not yet reach the scores it is meant "
         "to show, so nothing would be worth reporting; docs/notes/miniature.md says what is known; "
         "`make test` and `make plan-13b` work"
     )

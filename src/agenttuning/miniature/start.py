@@ -61,6 +61,7 @@ def make_start(config: Path, out: Path, seed: int) -> Path:
     tokenizer = build_tokenizer(tokenizer_texts(), values["vocab_size"])
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**{**values, "vocab_size": len(tokenizer)}))
+    look_back(model)
     partial = out.parent / f".{out.name}.{os.getpid()}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
@@ -68,3 +69,30 @@ def make_start(config: Path, out: Path, seed: int) -> Path:
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return out
+
+
+GAIN = 8.0  # logits a frequency adds where a head looks; measured: 98 % of the attention then lies on one token
+FREQUENCIES = 5  # the fastest rotations of a head: enough to tell offsets apart up to some sixty tokens
+
+
+def look_back(model) -> None:
+    """Start the heads of the first layer looking 1, 2, 3, ... tokens back, by the biases of their queries and keys.
+
+    Finding a word again needs a head that knows what stood before each word; a small model takes some 0.3 M tokens to
+    make one, or never does (docs/notes/miniature.md). Needs `attention_bias: true`; raises ValueError without.
+    """
+    import torch
+
+    attention, config = model.model.layers[0].self_attn, model.config
+    if not config.attention_bias:
+        raise ValueError("the start needs attention_bias: true in config.json; its heads are set by their biases")
+    width = config.hidden_size // config.num_attention_heads
+    rotation = config.rope_parameters["rope_theta"] ** (-torch.arange(width // 2) * 2 / width)
+    strength = (GAIN * width**0.5) ** 0.5
+    with torch.no_grad():
+        for head in range(config.num_attention_heads):
+            for i in range(FREQUENCIES):
+                phase = -(head + 1) * rotation[i]
+                attention.q_proj.bias[head * width + i] = strength * torch.cos(phase)
+                attention.q_proj.bias[head * width + width // 2 + i] = strength * torch.sin(phase)
+                attention.k_proj.bias[head * width + i] = strength
