@@ -23,7 +23,6 @@ from agenttuning.miniature.general import SKILLS
 from agenttuning.recipe.schema import build
 from agenttuning.recipe.yaml_io import read_mapping
 
-
 FILE = "train.jsonl"
 
 

@@ -1,6 +1,8 @@
-"""The miniature's verbs `base`, `ablation` and `quickstart`. Their parts exist; the runs that join them do not yet."""
+"""The miniature's verbs. `base` runs; the parts of `ablation` and `quickstart` exist, the runs that join them do not yet."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from agenttuning.errors import UserError
 
@@ -14,8 +16,21 @@ def _unfinished(verb: str) -> UserError:
 
 
 def base(path: str) -> None:
-    """Would make the tiny base model of the recipe folder `path`. Raises UserError: not finished."""
-    raise _unfinished("base")
+    """Make the base model of the recipe folder `path`: its two corpora, its random start, then its pretrain.yaml.
+
+    The recipe's steps are not tuned yet; no score of this base is claimed. Raises UserError as its parts do.
+    """
+    from agenttuning.miniature.corpus import write_corpus
+    from agenttuning.miniature.start import make_start
+    from agenttuning.recipe import load
+    from agenttuning.train import train
+
+    folder = Path(path)
+    for name in ("corpus.yaml", "general.yaml"):
+        print(f"written: {write_corpus(folder / name)}", flush=True)
+    recipe = load(folder / "pretrain.yaml")
+    make_start(folder / "config.json", Path(recipe.values["model_name_or_path"]), recipe.values["seed"])
+    print(f"model: {train(recipe)}", flush=True)
 
 
 def ablation(path: str) -> None:
