@@ -1,4 +1,4 @@
-"""The miniature's verbs. `base` runs; the parts of `ablation` and `quickstart` exist, the runs that join them do not yet."""
+"""The miniature's verbs. `base` runs; `ablation` and `quickstart` are not joined from their parts yet."""
 
 from __future__ import annotations
 
