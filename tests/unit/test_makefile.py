@@ -1,5 +1,6 @@
 """Make's rules, without running them: names map to recipes, DRY and ARGS arrive."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,8 +13,13 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not in
 TEXT = (REPOSITORY / "Makefile").read_text()
 
 
+# What an outer `make test` passes down would change the output of the inner one.
+OUTER = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "DRY", "VENV", "READY", "PYTHON")
+
+
 def make(*words):
-    return subprocess.run(["make", *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=30)
+    env = {name: value for name, value in os.environ.items() if name not in OUTER}
+    return subprocess.run(["make", *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=30, env=env)
 
 
 def dry(*words):
