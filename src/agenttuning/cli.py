@@ -105,7 +105,7 @@ def base(arguments: Arguments) -> None:
 
 def ablation(arguments: Arguments) -> None:
     """train and judge the tiny ablations: agent-only, general-only, mixed"""
-    from agenttuning.miniature.quickstart import ablation as run
+    from agenttuning.miniature.ablation import ablation as run
 
     run(arguments.path)
 

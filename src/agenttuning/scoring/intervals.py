@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -103,3 +104,18 @@ def mean_of(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
     below = math.sqrt(sum((value - low) ** 2 for value, (low, _) in zip(values, intervals, strict=True))) / k
     above = math.sqrt(sum((high - value) ** 2 for value, (_, high) in zip(values, intervals, strict=True))) / k
     return mean - below, mean + above
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Student's t interval of the mean of equal runs that differ by their seed; in the unit of the values.
+
+    It holds what the seeds vary and no more: items that all runs share are not resampled. Raises ValueError for fewer
+    than two values.
+    """
+    from scipy.stats import t
+
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} value; a spread needs two")
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = float(t.ppf(0.975, len(values) - 1)) * error
+    return mean - half, mean + half
