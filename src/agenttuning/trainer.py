@@ -92,17 +92,36 @@ def log_line(step: int, steps: int, logs: dict[str, float]) -> str:
 
 
 class Collator:
-    """TRL's collator, plus `counts`: an int64 tensor of the batch's tokens and its supervised tokens per source."""
+    """TRL's collator, plus `counts`: an int64 tensor of the batch's tokens and its supervised tokens per source.
 
-    def __init__(self, collator: Any, sources: int) -> None:
-        self.collator, self.sources = collator, sources
+    apart: TRL lays the packed rows of a batch end to end, as kernels with sequence boundaries want them. An attention
+    with a mask would then pay for every pair of tokens of the whole batch, so it gets one row below the other.
+    """
+
+    def __init__(self, collator: Any, sources: int, apart: bool = False) -> None:
+        self.collator, self.sources, self.apart = collator, sources, apart
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         origin = numpy.concatenate([row["origin"] for row in rows])
         supervised = numpy.bincount(origin[origin >= 0], minlength=self.sources)
         batch = self.collator(rows)
+        if self.apart:
+            batch = rows_apart(batch, [len(row["input_ids"]) for row in rows], self.collator.pad_token_id)
         batch["counts"] = torch.tensor([len(origin), *supervised.tolist()])
         return batch
+
+
+def rows_apart(batch: dict[str, torch.Tensor], lengths: list[int], pad: int) -> dict[str, torch.Tensor]:
+    """input_ids, labels and position_ids of 1 x sum(lengths) as rows x max(lengths).
+
+    What fills a row up has positions of its own from 0, which makes it one more conversation that no other sees.
+    """
+    apart = {}
+    for name, filling in (("input_ids", pad), ("labels", -100), ("position_ids", None)):
+        tail = torch.arange(max(lengths)) if filling is None else torch.full((max(lengths),), filling)
+        parts = batch[name][0].split(lengths)
+        apart[name] = torch.stack([torch.cat([part, tail[: max(lengths) - len(part)]]) for part in parts])
+    return apart
 
 
 class Trainer(SFTTrainer):
@@ -112,7 +131,8 @@ class Trainer(SFTTrainer):
         super().__init__(**arguments)
         self.recipe, self.seal, self.meter = recipe, seal, Meter(sources)
         # TRL takes no other collator while packing, so its own is wrapped rather than replaced
-        self.data_collator = Collator(self.data_collator, len(sources))
+        masked = self.model.config._attn_implementation in ("sdpa", "eager")
+        self.data_collator = Collator(self.data_collator, len(sources), apart=self.padding_free and masked)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         self.add_callback(self.meter)
         self.cheap_loss = self.args.device.type == "cpu" and not self.aux_loss_enabled and self.args.loss_type == "nll"

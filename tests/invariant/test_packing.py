@@ -29,7 +29,7 @@ def one_step(world, run_dir, *overrides):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
-    ("rows", "per_device"), [(7, 7), (7, 1)], ids=["one flattened micro-batch", "seven micro-batches"]
+    ("rows", "per_device"), [(7, 7), (7, 1)], ids=["one micro-batch of rows", "seven micro-batches"]
 )
 def test_packed_equals_unpacked(world, tmp_path, attention, rows, per_device):
     pinned = f"launch.attention={attention}"
@@ -38,7 +38,8 @@ def test_packed_equals_unpacked(world, tmp_path, attention, rows, per_device):
     packed = one_step(world, tmp_path / "b", pinned, *packing)
     assert packed[0] == pytest.approx(alone[0], abs=2e-6)
     for name, gradient in alone[1].items():
-        assert (packed[1][name] - gradient).abs().max() <= 2e-6 * gradient.abs().max() + 1e-8, name
+        # the gradient is a difference of weights up to 1, which float32 holds to 6e-8
+        assert (packed[1][name] - gradient).abs().max() <= 2e-6 * gradient.abs().max() + 1.2e-7, name
     assert packed[2]["tokens"] == alone[2]["tokens"]  # seven rows are all of them: nothing was dropped
     assert packed[2]["supervised_tokens"] == alone[2]["supervised_tokens"]
 
