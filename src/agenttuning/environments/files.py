@@ -16,7 +16,7 @@ from agenttuning.environments import Move, Step, build_items, reserved
 from agenttuning.environments.words import FILES, FOLDERS
 
 NAME = "files"
-INSTRUCTION = "You have a computer. Do the task. Actions: go to, take from, put in."
+INSTRUCTION = "You have a computer. Do the task. Actions: look, go to, take from, put in."
 ACKNOWLEDGEMENT = "Ok."
 MAX_TURNS = 14
 
@@ -47,7 +47,7 @@ class Environment:
         self.root: Path | None = None
 
     def reset(self) -> str:
-        """Make the tree, and state the task and the folders."""
+        """Make the tree, and state the task."""
         self.close()
         self.root = Path(tempfile.mkdtemp(prefix="agenttuning-files-"))
         (self.root / "hand").mkdir()
@@ -56,8 +56,8 @@ class Environment:
             for name in names:
                 (self.root / "tree" / folder / name).write_text(f"{name}\n", encoding="utf-8")
         self.here: str | None = None
-        folders = ", ".join(self.item["layout"])
-        return f"Task: put the {self.item['goal']} in the {self.item['target']}. Folders: {folders}."
+        self.looked = False
+        return f"Task: put the {self.item['goal']} in the {self.item['target']}."
 
     def _names(self, folder: str) -> list[str]:
         return sorted(path.name for path in (self.root / "tree" / folder).iterdir())
@@ -66,12 +66,16 @@ class Environment:
         return next((path.name for path in (self.root / "hand").iterdir()), None)
 
     def step(self, action: str) -> Step:
-        """`go to FOLDER`, `take FILE from FOLDER`, `put FILE in FOLDER`."""
+        """`look`, `go to FOLDER`, `take FILE from FOLDER`, `put FILE in FOLDER`."""
         folders, held = self.item["layout"], self._held()
         match action.split():
+            case ["look"]:
+                self.looked = True
+                seen = [f"{name} in {folder}" for folder in folders for name in self._names(folder)]
+                return Step(f"Files: {', '.join(seen) or 'nothing'}.")
             case ["go", "to", folder] if folder in folders:
                 self.here = folder
-                return Step(f"Files in {folder}: {', '.join(self._names(folder)) or 'nothing'}.")
+                return Step(f"Folder {folder}.")
             case ["take", name, "from", folder] if folder == self.here and held is None and name in self._names(folder):
                 (self.root / "tree" / folder / name).rename(self.root / "hand" / name)
                 return Step(f"You have {name}.")
@@ -85,7 +89,7 @@ class Environment:
         return float((self.root / "tree" / self.item["target"] / self.item["goal"]).is_file())
 
     def oracle(self) -> Move:
-        """Search the folders in the order listed, then carry."""
+        """Look, fetch the file, carry it."""
         goal, target, held = self.item["goal"], self.item["target"], self._held()
         if held is not None and held != goal:
             return Move(f"the {held} is not the {goal}. put it back.", f"put {held} in {self.here}")
@@ -93,18 +97,14 @@ class Environment:
             if self.here != target:
                 return Move(f"I hold the {goal}. next the {target}.", f"go to {target}")
             return Move(f"I hold the {goal} in the {target}.", f"put {goal} in {target}")
-        folders = list(self.item["layout"])
-        if self.here is None:
-            return Move(f"find the {goal}. first the {folders[0]}.", f"go to {folders[0]}")
-        seen = " ".join(f"{name} {'yes' if name == goal else 'no'}." for name in self._names(self.here)) or "nothing."
-        if goal in self._names(self.here):
-            return Move(seen, f"take {goal} from {self.here}")
-        following = folders[(folders.index(self.here) + 1) % len(folders)]
-        return Move(f"{seen} after {self.here}, {following}.", f"go to {following}")
+        if not self.looked:
+            return Move(f"find the {goal}.", "look")
+        home = next(folder for folder in self.item["layout"] if goal in self._names(folder))
+        return Move(f"{goal} in {home}.", f"go to {home}" if self.here != home else f"take {goal} from {home}")
 
     def actions(self) -> list[str]:
         """Admissible actions now."""
-        found = [f"go to {folder}" for folder in self.item["layout"]]
+        found = ["look", *(f"go to {folder}" for folder in self.item["layout"])]
         held = self._held()
         if self.here is not None and held is None:
             found += [f"take {name} from {self.here}" for name in self._names(self.here)]

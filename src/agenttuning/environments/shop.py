@@ -1,4 +1,4 @@
-"""A small web shop after WebShop's pattern: search, open a product, choose its size, buy.
+"""A small web shop after WebShop's pattern: search a kind, open the product of the colour, choose its size, buy.
 
 Reward is the share of the wishes (kind, colour, size) that the bought product meets, 0 when nothing is bought.
 """
@@ -15,24 +15,26 @@ NAME = "shop"
 INSTRUCTION = "You are in a shop. Buy what the task says. Actions: search, click."
 ACKNOWLEDGEMENT = "Ok."
 MAX_TURNS = 8
-RESULTS = 4  # products on a result page
+RESULTS = 4  # products of a kind
 
 
 def _draw(rng: random.Random, test: bool) -> dict | None:
     colour, good, size = rng.choice(COLOURS), rng.choice(GOODS), rng.choice(SIZES)
     if reserved(NAME, colour, good) != test:
         return None
-    # Distractors share the kind or the colour with the wish, so that both must be looked at.
-    others = [(colour, g) for g in GOODS if g != good] + [(c, good) for c in COLOURS if c != colour]
-    pairs = [(colour, good), *rng.sample(others, RESULTS - 1)]
-    rng.shuffle(pairs)
-    codes = rng.sample([letter + str(digit) for letter in LETTERS for digit in range(10)], RESULTS)
+    # All results of a search are of one kind; the colour tells them apart. A second kind lies in the shop beside it.
+    other = rng.choice([g for g in GOODS if g != good])
+    codes = iter(rng.sample([letter + str(digit) for letter in LETTERS for digit in range(10)], 2 * RESULTS))
     products = []
-    for code, (c, g) in zip(codes, pairs, strict=True):
-        sizes = rng.sample(SIZES, 2)
-        if (c, g) == (colour, good) and size not in sizes:
-            sizes[rng.randrange(2)] = size
-        products.append({"code": code, "colour": c, "good": g, "sizes": sizes})
+    for kind in (good, other):
+        colours = rng.sample(COLOURS, RESULTS)
+        if kind == good and colour not in colours:
+            colours[rng.randrange(RESULTS)] = colour
+        for c in colours:
+            sizes = rng.sample(SIZES, 2)
+            if (c, kind) == (colour, good) and size not in sizes:
+                sizes[rng.randrange(2)] = size
+            products.append({"code": next(codes), "colour": c, "good": kind, "sizes": sizes})
     return {"colour": colour, "good": good, "size": size, "products": products}
 
 
@@ -66,13 +68,13 @@ class Environment:
         return Step("Nothing happens.", valid=False)
 
     def _search(self, words: list[str]) -> Step:
-        # The page lists what shares a word with the query, in the shop's own order.
-        hits = [p for p in self.item["products"] if {p["colour"], p["good"]} & set(words)]
+        # The page lists what is of a kind searched for, in the shop's own order.
+        hits = [p for p in self.item["products"] if p["good"] in words]
         if not hits:
             return Step("Nothing happens.", valid=False)
         self.found, self.product, self.size = hits, None, None
-        listing = ", ".join(f"{p['colour']} {p['good']} {p['code']}" for p in hits)
-        return Step(f"Results: {listing}.")
+        listing = ", ".join(f"{p['colour']} {p['code']}" for p in hits)
+        return Step(f"{', '.join(dict.fromkeys(p['good'] for p in hits))}: {listing}.")
 
     def _click(self, what: str) -> Step:
         if self.product is None:
@@ -105,18 +107,18 @@ class Environment:
         colour, good, size = self.item["colour"], self.item["good"], self.item["size"]
         wanted = next(p for p in self.item["products"] if (p["colour"], p["good"]) == (colour, good))
         if self.product is not None and self.product is not wanted:
-            return Move(f"this is no {colour} {good}. search again.", f"search {colour} {good}")
+            return Move(f"this is no {colour} {good}. search again.", f"search {good}")
         if self.product is wanted:
             if self.size != size:
                 return Move(f"the size is {size}.", f"click {size}")
             return Move(f"size {size} is set.", "click buy")
         if wanted in self.found:
-            return Move(f"I see {colour} {good} {wanted['code']}.", f"click {wanted['code']}")
-        return Move(f"find {colour} {good}.", f"search {colour} {good}")
+            return Move(f"{colour} {wanted['code']}.", f"click {wanted['code']}")
+        return Move(f"find {colour} {good}.", f"search {good}")
 
     def actions(self) -> list[str]:
         """Admissible actions now; a search always is."""
-        found = [f"search {p['colour']} {p['good']}" for p in self.item["products"]]
+        found = [f"search {good}" for good in dict.fromkeys(p["good"] for p in self.item["products"])]
         if self.product is not None:
             return [*found, "click buy", *(f"click {size}" for size in self.product["sizes"])]
         return [*found, *(f"click {p['code']}" for p in self.found)]

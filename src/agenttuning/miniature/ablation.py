@@ -1,4 +1,4 @@
-"""The paper's mixture ablation (its Table 5) in small: agent-only, general-only and mixed, from one base, over seeds."""
+"""The ablation of the mixture (Table 5 of the paper) in small: agent-only, general-only, mixed; same base, seeds."""
 
 from __future__ import annotations
 

@@ -169,9 +169,8 @@ def provenance(recipe: Recipe, found: dict[str, dict], training: dict) -> dict[s
     for side, entry in found.items():
         notes = entry.get("notes") or {}
         parts = [f"model {entry['model']}", f"judged {notes.get('date', 'at an unknown time')}"]
-        parts += [f"commit {notes['commit'][:12]}{'+changes' * notes['commit'].endswith('+changes')}"] * bool(
-            notes.get("commit")
-        )
+        if commit := notes.get("commit"):  # none outside of git
+            parts.append(f"commit {commit[:12]}{'+changes' * commit.endswith('+changes')}")
         if side == "tuned" and notes.get("recipe_hash") not in (None, recipe.hash):
             parts.append(f"judged under another recipe record, {notes['recipe_hash'][:16]}")
         facts[f"scores, {side}"] = "; ".join(parts)
