@@ -185,7 +185,9 @@ def main(argv: list[str] | None = None) -> int:
         print(_help())
         return 0 if words else 2
     try:
-        return _run(words[0], words[1:])
+        arguments = parse(words[0], words[1:])
+        VERBS[words[0]][0](arguments)
+        return 0
     except UserError as error:
         print(f"agenttuning {words[0]}: {error}", file=sys.stderr)
         return 2
@@ -197,7 +199,8 @@ def main(argv: list[str] | None = None) -> int:
         return 141
 
 
-def _run(verb: str, words: list[str]) -> int:
+def parse(verb: str, words: list[str]) -> Arguments:
+    """The arguments of a verb. Raises UserError for an unknown verb, SystemExit for words it does not take."""
     if verb not in VERBS:
         from agenttuning.recipe.keys import nearest
 
@@ -206,5 +209,4 @@ def _run(verb: str, words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"agenttuning {verb}", description=run.__doc__, allow_abbrev=False)
     takes(parser)
     # overrides may stand before and after options, as people (and make's ARGS) write them
-    run(parser.parse_intermixed_args(words))
-    return 0
+    return parser.parse_intermixed_args(words)

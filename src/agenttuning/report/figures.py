@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agenttuning.scoring import intervals
+from agenttuning.scoring.compare import paired
 from agenttuning.scoring.errors import KINDS
 from agenttuning.scoring.published import GROUPS
 
@@ -51,7 +52,8 @@ def _task_row(found: dict[str, dict], name: str) -> Row:
     entries = [found.get(side, {}).get("tasks", {}).get(name) for side in SIDES]
     known = next(entry for entry in entries if entry)
     base, tuned = map(_value, entries)
-    return Row(name, known["group"], known["metric"].replace("_", " "), base, tuned, _difference(*entries))
+    found = paired(*entries)
+    return Row(name, known["group"], known["metric"].replace("_", " "), base, tuned, Value(*found) if found else None)
 
 
 def _value(entry: dict | None) -> Value | str | None:
@@ -60,23 +62,6 @@ def _value(entry: dict | None) -> Value | str | None:
     if entry["void"]:
         return f"void: {entry['void']}"
     return Value(entry["score"], *entry["interval"], entry["n"])
-
-
-def _difference(base: dict | None, tuned: dict | None) -> Value | None:
-    """tuned - base over the items that both were scored on."""
-    if not base or not tuned or base["void"] or tuned["void"]:
-        return None
-    items = sorted(base["rewards"].keys() & tuned["rewards"].keys())
-    if not items:
-        return None
-    before, after = ([_counted(entry, item) for item in items] for entry in (base, tuned))
-    low, high = intervals.paired_difference(before, after)
-    return Value(100 * (sum(after) - sum(before)) / len(items), 100 * low, 100 * high, len(items))
-
-
-def _counted(entry: dict, item: str) -> float:
-    reward = entry["rewards"][item]
-    return float(reward >= 1.0) if entry["metric"] == "success_rate" else reward
 
 
 def _mean_row(found: dict[str, dict], group: str, title: str, members: list[Row]) -> Row:

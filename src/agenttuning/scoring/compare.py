@@ -119,16 +119,21 @@ def _range(interval: list[float] | intervals.Interval | None, digits: int = 1) -
     return f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else "[no interval]"
 
 
-def _difference(base: dict | None, tuned: dict | None) -> str:
+def paired(base: dict | None, tuned: dict | None) -> tuple[float, float, float, int] | None:
+    """tuned - base x 100 over the items that both were scored on: mean, low, high, n. None where there are none."""
     if not base or not tuned or base.get("void") or tuned.get("void"):
-        return ""
+        return None
     items = sorted(base["rewards"].keys() & tuned["rewards"].keys())
     if not items:
-        return "no item in common"
-    pairs = [[_counted(entry, item) for item in items] for entry in (base, tuned)]
-    mean = 100 * (sum(pairs[1]) - sum(pairs[0])) / len(items)
-    low, high = intervals.paired_difference(*pairs)
-    return f"{mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] n={len(items)}"
+        return None
+    before, after = ([_counted(entry, item) for item in items] for entry in (base, tuned))
+    low, high = intervals.paired_difference(before, after)
+    return 100 * (sum(after) - sum(before)) / len(items), 100 * low, 100 * high, len(items)
+
+
+def _difference(base: dict | None, tuned: dict | None) -> str:
+    found = paired(base, tuned)
+    return f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}] n={found[3]}" if found else ""
 
 
 def _counted(entry: dict, item: str) -> float:

@@ -1,0 +1,67 @@
+"""Every command that a README shows is one that runs: a rule of the Makefile, a verb, a recipe that loads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+from test_makefile import OUTER
+
+from agenttuning import cli
+from agenttuning.recipe import load
+from agenttuning.recipe.schema import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("recipes/*/README.md"))]
+SHELL = ("git clone", "cd ")
+
+
+def commands(text: str) -> list[str]:
+    """Lines of fenced blocks without a language or with bash, without comments; and `make ...` in running text."""
+    fenced = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.M | re.S)
+    lines = [line.partition("#")[0].strip() for block in fenced for line in block.splitlines()]
+    return [line for line in lines if line] + re.findall(r"`((?:make|agenttuning) [^`]+)`", text)
+
+
+FOUND = [(page.relative_to(REPOSITORY).as_posix(), line) for page in PAGES for line in commands(page.read_text())]
+
+
+def test_the_pages_show_the_main_commands():
+    shown = {line for _, line in FOUND}
+    assert {"make quickstart", "make test", "make plan-13b", "make ablation-tiny"} <= shown
+    assert any(line.startswith("make train-13b") for line in shown)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize(("page", "line"), FOUND)
+def test_command(page, line):
+    if line.startswith(SHELL):
+        return
+    if line.startswith("make"):
+        env = {name: value for name, value in os.environ.items() if name not in OUTER}
+        done = subprocess.run(
+            [*shlex.split(line), "-n", "READY=", "VENV=env"],
+            capture_output=True, text=True, cwd=REPOSITORY, timeout=30, env=env,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{page}: {line}: {done.stderr}"
+        printed = re.sub(r"\\\n", " ", done.stdout)
+        runs = re.findall(r"-m agenttuning (.*)", printed)
+        if not runs and re.search(r"test|lint|clean|^make$", line):
+            return
+    else:
+        assert line.startswith("agenttuning "), f"{page}: {line} is no command that this test knows"
+        runs = [line.removeprefix("agenttuning ")]
+    assert runs, f"{page}: {line} runs nothing"
+    for run in runs:
+        verb, *words = shlex.split(run)
+        if verb in ("--help", "VERB"):
+            continue
+        assert verb in cli.VERBS, f"{page}: {line}"
+        cli.parse(verb, words)
+        target = REPOSITORY / words[0]
+        assert target.exists(), f"{page}: {line}: no {words[0]}"
+        if verb not in ("collect", "base", "quickstart", "ablation"):
+            load(target, [word for word in words[1:] if re.match(r"[a-z_.]+=", word)])
