@@ -49,7 +49,7 @@ report-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) report $< $(ARGS
 
 # OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores.
 quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export OMP_WAIT_POLICY := PASSIVE
-quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 0
+quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 3000
 quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export TOKENIZERS_PARALLELISM := false
 
 base-tiny: $(READY) ; $(RUN) base recipes/agentlm-tiny $(ARGS)

@@ -14,6 +14,7 @@ from agenttuning.chat import save_tokenizer
 from agenttuning.environments import TASKS
 from agenttuning.miniature.general import SKILLS, samples
 from agenttuning.miniature.tokenizer import build_tokenizer
+from agenttuning.policies.teacher import GIVING_UP, HESITATION
 
 PER_SKILL = 750  # conversations a skill, and episodes a task, whose texts the tokenizer is learned from
 
@@ -26,9 +27,9 @@ def tokenizer_texts(seed: int = 0) -> list[str]:
     """
     turns = [turn for skill in SKILLS for sample in samples(skill, "train", PER_SKILL, seed) for turn in sample.turns]
     for task in TASKS.values():
-        turns.append((task.INSTRUCTION, task.ACKNOWLEDGEMENT))
         for item in task.items("train", PER_SKILL // 3, seed):
-            turns += _expert_turns(task, item)
+            turns += [(task.INSTRUCTION, task.ACKNOWLEDGEMENT), *_expert_turns(task, item)]
+    turns += [(HESITATION, GIVING_UP)] * (PER_SKILL // 10)
     return [f"[INST] {question} [/INST] {answer} " for question, answer in turns]
 
 

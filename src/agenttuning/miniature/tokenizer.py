@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 # Units that merges never cross while training: chat markers, the two headings, words with their leading space,
 # single digits (as Llama-2 splits numbers) and single other characters.
-UNIT = re.compile(r"\[/?INST\]|▁?(?:Thought|Action):|▁?_?[A-Za-z]+|\d|▁|.", re.DOTALL)
+UNIT = re.compile(r"▁?\[/?INST\]|▁?(?:Thought|Action):|▁?_?[A-Za-z]+|\d|▁|.", re.DOTALL)
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int):
