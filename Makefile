@@ -1,7 +1,7 @@
 # Make owns names, Python owns logic: VERB-NAME runs `agenttuning VERB recipes/agentlm-NAME/sft.yaml`.
 # Needs git, make and Python 3.11 (PYTHON=python3.12 for another).
 #
-## make quickstart     the whole method on a CPU (not finished: stops with a message)
+## make quickstart     the whole method on a CPU, in minutes: base, collect, train, eval, report
 ##
 ## make plan-13b       batch, memory, tokens, hours, cost of AgentLM-13B; starts nothing   (7b, 13b, 70b, tiny)
 ## make data-13b       draw, convert and tokenise its mixture
@@ -13,7 +13,7 @@
 ##
 ## make base-tiny      the tiny base model of the CPU twin
 ## make collect-tiny   collect trajectories with a teacher and keep the rewarded ones
-## make ablation-tiny  agent-only, general-only, mixed, on the CPU (not finished)
+## make ablation-tiny  agent-only, general-only and mixed from one base, on the CPU
 ##
 ## make test           all tests           make lint   ruff           make clean   remove caches (not runs/, not .venv)
 ##

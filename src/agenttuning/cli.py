@@ -184,6 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if words else 2
+    if not sys.stderr.isatty():  # log lines, no bars: what libraries draw with tqdm would fill a log with their frames
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         arguments = parse(words[0], words[1:])
         VERBS[words[0]][0](arguments)

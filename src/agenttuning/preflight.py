@@ -48,7 +48,7 @@ def _gpu(recipe: Recipe, machine: Machine) -> list[str]:
     folder = recipe.name.split("/")[0].removeprefix("agentlm-")
     return [
         f"GPU: {recipe.launch.accelerate_config} needs GPUs ({stated} in the recipe) and this machine shows none. Run "
-        f"on a machine with GPUs; `make plan-{folder}` says what it takes, `make base-tiny` trains on a CPU."
+        f"on a machine with GPUs; `make plan-{folder}` says what it takes, `make quickstart` shows the method on a CPU."
     ]
 
 
