@@ -20,7 +20,7 @@ def test_table_pairs_each_seed_with_the_mixed_run_of_the_same_seed():
         "mixed": [scores(80.0, 99.0), scores(84.0, 97.0)],
     }
     lines = {line.split("  ")[0]: line for line in text({"seeds": [1, 2], "base": BASE, "arms": arms}).splitlines()}
-    assert "91.0 [78.3, 103.7]" in lines["agent-only"]  # 91 -+ t(0.975, 1) = 12.706 x 1
+    assert "91.0 [78.3, 100.0]" in lines["agent-only"]  # 91 -+ t(0.975, 1) = 12.706 x 1, and no more than 100
     assert "-87.0 [-112.4, -61.6]" in lines["agent-only - mixed"]  # -89 and -85
     assert "+9.0 [-3.7, +21.7]" in lines["agent-only - mixed"]
     assert "100.0" in lines["nothing (base)"] and "seeds 1, 2" in "\n".join(lines)
