@@ -35,11 +35,11 @@ def data(arguments: Arguments) -> None:
 
 
 def show_data(arguments: Arguments) -> None:
-    """print a few conversations with the trained tokens marked"""
+    """print a few conversations with the trained tokens marked; write a page with hundreds, data.html"""
     recipe, paths = _recipe(arguments), _paths(arguments)
-    from agenttuning.chat.show import show_cli
+    from agenttuning.report.data_page import show_data as run
 
-    show_cli(recipe, paths, arguments.n)
+    run(recipe, paths, arguments.n, arguments.sample, arguments.sample_seed)
 
 
 def plan(arguments: Arguments) -> None:
@@ -132,7 +132,9 @@ def _takes_data(parser: argparse.ArgumentParser) -> None:
 
 def _takes_n(parser: argparse.ArgumentParser) -> None:
     _takes_data(parser)
-    parser.add_argument("--n", type=int, default=3, help="conversations shown per source (default 3)")
+    parser.add_argument("--n", type=int, default=3, help="conversations printed per source (default 3)")
+    parser.add_argument("--sample", type=int, default=300, help="conversations on the page (default 300)")
+    parser.add_argument("--sample-seed", type=int, help="draws other ones; default the mixture's seed")
 
 
 def _takes_json(parser: argparse.ArgumentParser) -> None:
