@@ -42,6 +42,14 @@ def show_data(arguments: Arguments) -> None:
     run(recipe, paths, arguments.n, arguments.sample, arguments.sample_seed)
 
 
+def push_data(arguments: Arguments) -> None:
+    """upload the built data with its card to the Hub; --dry writes the folder and sends nothing"""
+    recipe, paths = _recipe(arguments), _paths(arguments)
+    from agenttuning.hub.push_data import push_data as run
+
+    run(recipe, paths, arguments.reviewed, arguments.dry)
+
+
 def plan(arguments: Arguments) -> None:
     """print batch, memory, tokens, hours and cost of a recipe; starts nothing"""
     from agenttuning import plan as planning
@@ -137,6 +145,12 @@ def _takes_n(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample-seed", type=int, help="draws other ones; default the mixture's seed")
 
 
+def _takes_push(parser: argparse.ArgumentParser) -> None:
+    _takes_data(parser)
+    parser.add_argument("--reviewed", metavar="FILE", help="findings of secrets.jsonl that you judge harmless")
+    parser.add_argument("--dry", action="store_true", help="check, write the folder that would be sent, and stop")
+
+
 def _takes_json(parser: argparse.ArgumentParser) -> None:
     _takes_data(parser)
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -162,6 +176,7 @@ def _takes_path(parser: argparse.ArgumentParser) -> None:
 VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentParser], None]]] = {
     "data": (data, _takes_data),
     "show-data": (show_data, _takes_n),
+    "push-data": (push_data, _takes_push),
     "plan": (plan, _takes_json),
     "train": (train, _takes_training),
     "eval": (evaluate, _takes_model),

@@ -27,9 +27,7 @@ GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
 
 
-def show_cli(
-    recipe: Recipe, data_paths: Mapping[str, str | Path], n: int
-) -> tuple[Prepared, PreTrainedTokenizerFast]:
+def show_cli(recipe: Recipe, data_paths: Mapping[str, str | Path], n: int) -> tuple[Prepared, PreTrainedTokenizerFast]:
     """Print `n` conversations of each source of the recipe's mixture as they would be trained, then the counts per
     source. Returns what it showed and the tokenizer, for the page.
 
@@ -61,9 +59,7 @@ def wants_colour() -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
 
 
-def stretches(
-    input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast
-) -> list[tuple[bool, str]]:
+def stretches(input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast) -> list[tuple[bool, str]]:
     """The text of the ids, cut wherever supervision begins or ends: (supervised, text), safe to print."""
     table = piece_bytes(tokenizer)
     return [

@@ -72,7 +72,12 @@ def packing(recipe: Recipe, mixture: dict, lengths: numpy.ndarray) -> dict[str, 
     block, tokens = recipe.values["max_length"], int(lengths.sum())
     recorded = mixture.get("packing")
     if isinstance(recorded, dict) and isinstance(recorded.get("efficiency"), int | float):
-        return {"block": block, "reckoned": False, "blocks": recorded.get("blocks"), "efficiency": recorded["efficiency"]}
+        return {
+            "block": block,
+            "reckoned": False,
+            "blocks": recorded.get("blocks"),
+            "efficiency": recorded["efficiency"],
+        }
     strategy = recipe.values.get("packing_strategy", "bfd")
     if not recipe.values.get("packing") or strategy != "bfd" or not tokens:
         return None
@@ -161,16 +166,19 @@ def pages(shown: dict[str, list[dict]]) -> list[dict[str, Any]]:
     for name, rows in shown.items():
         for start in range(0, len(rows), ON_A_PAGE):
             part = rows[start : start + ON_A_PAGE]
-            result.append({"source": name, "first": start + 1, "last": start + len(part), "of": len(rows), "rows": part})
+            result.append(
+                {"source": name, "first": start + 1, "last": start + len(part), "of": len(rows), "rows": part}
+            )
     return result
 
 
 def facts(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
     """What the rows were built from, as label and text."""
     settings = prepared.mixture.get("settings", {})
+    model = templating.public_name(recipe.values["model_name_or_path"])
     found = {
         "recipe": recipe.name,
-        "tokenizer": f"{_name(recipe.values['model_name_or_path'])}, sha256 {settings.get('tokenizer', 'unknown')[:16]}",
+        "tokenizer": f"{model}, sha256 {settings.get('tokenizer', 'unknown')[:16]}",
         "supervised": f"loss: {recipe.loss}",
         "longest row": f"{recipe.values['max_length']:,} tokens, overlong: {recipe.mixture.overlong}",
         "seed": str(recipe.mixture.seed),
@@ -183,8 +191,3 @@ def facts(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
             files = source.get("files", {})
             found[name] = ", ".join(f"{file}, sha256 {str(sha)[:12]}" for file, sha in files.items())
     return found
-
-
-def _name(model: str) -> str:
-    """A path of this machine is no one else's business."""
-    return Path(model).name if Path(model).is_absolute() else model

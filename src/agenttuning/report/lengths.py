@@ -56,7 +56,11 @@ def histograms(names: list[str], sources: numpy.ndarray, lengths: numpy.ndarray)
             }
             for place, number in enumerate(counts[name])
         ]
-        parts[name] = {"rows": len(own), "bars": bars, **dict(zip(("median", "p90", "longest"), quantiles, strict=True))}
+        parts[name] = {
+            "rows": len(own),
+            "bars": bars,
+            **dict(zip(("median", "p90", "longest"), quantiles, strict=True)),
+        }
     return {"sources": parts, "top": top, "ticks": [top * part // 4 for part in range(5)], "highest": highest}
 
 
@@ -69,8 +73,8 @@ def _round_up(value: int) -> int:
 
 
 def packed_blocks(lengths: numpy.ndarray, block: int) -> int:
-    """Blocks of `block` tokens that rows of these lengths fill, packed as trl.pack_dataset does it under `bfd`: best fit,
-    the longest first, within each 1,000 rows. A test holds it to TRL's own count.
+    """Blocks of `block` tokens that rows of these lengths fill, packed as trl.pack_dataset does it under `bfd`: best
+    fit, the longest first, within each 1,000 rows. A test holds it to TRL's own count.
     """
     blocks = 0
     for start in range(0, len(lengths), PACKED_TOGETHER):

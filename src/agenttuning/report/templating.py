@@ -45,6 +45,11 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def public_name(value: object) -> str:
+    """A value as others may read it: of a path of this machine, its last part."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else str(value)
+
+
 def _printable(value: Any) -> Any:
     # a Markup is what a macro made, of values that came through here
     return escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
