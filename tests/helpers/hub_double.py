@@ -1,8 +1,8 @@
 """A Hub on this machine, as far as a push of a dataset needs one: repositories, preupload, LFS, commits.
 
 It follows what huggingface_hub sends, and refuses what the Hub refuses: a commit of a file that never arrived, on top
-of another commit than the newest, with a card whose header is no YAML. `fail(method, path)` may answer for it: a status,
-"die" (the connection breaks), or "late" (it breaks after the work was done); None lets the request through.
+of another commit than the newest, with a card whose header is no YAML. `fail(method, path)` may answer for it: a
+status, "die" (the connection breaks), or "late" (it breaks after the work was done); None lets the request through.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.validate(json.loads(body)["content"])
         if found := re.fullmatch(r"/datasets/(.+)\.git/info/lfs/objects/batch", path):
             return 200, self.batch(json.loads(body)["objects"])
-        found = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(preupload|commit)/main)?", path)
+        found = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(preupload|commit|revision)/main)?", path)
         if not found or found[1] not in hub.repositories:
             return 404, {"error": "Repository not found"}
         if found[2] == "preupload":
@@ -174,7 +174,7 @@ def hub_double():
     """A running Hub; its `url` is what HF_ENDPOINT should hold."""
     hub = Hub()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     hub.url = f"http://127.0.0.1:{server.server_port}"
     try:
         yield hub

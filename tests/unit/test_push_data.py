@@ -297,7 +297,6 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(world, hub, monkeyp
     monkeypatch.setattr(folder, "_write_rows", full)
     assert "No space left on device" in refused() and hub.requests == []
     assert list((world / "runs/tiny/sft/hub").iterdir()) == []
-    monkeypatch.undo()
 
 
 def test_a_bug_keeps_its_traceback(world, hub, monkeypatch):
@@ -313,5 +312,6 @@ def test_the_verb(world, hub, capsys):
     assert cli.main(["push-data", "recipes/tiny", "--dry"]) == 0 and hub.requests == []
     assert cli.main(["push-data", "recipes/tiny", "publish.private=false"]) == 0
     assert hub.repositories[NAME]["private"] is False
+    capsys.readouterr()
     assert cli.main(["push-data", "recipes/tiny", "publish.hub_dataset_id=x"]) == 2
     assert capsys.readouterr().err.startswith("agenttuning push-data: ")
