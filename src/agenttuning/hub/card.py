@@ -160,8 +160,8 @@ def _source(one: Described, mixture: dict, local: bool) -> dict[str, Any]:
         "made_by": card.made_by,
         "licence": one.stated or card.licence,
         "licence_stated": one.stated is not None,
-        "licence_url": card.licence_url,
-        "loss_flags": card.loss_flags,
+        "licence_url": None if one.stated else card.licence_url,
+        "loss_flags": (card.loss_flags or "").rstrip("."),
         "stand_in_for": card.stand_in_for,
     }
 

@@ -102,7 +102,8 @@ def _searched(
     named = "".join(f"\n  - {ascii(one.source)} {ascii(one.id)}: {one.kind}" for one in left[:NAMED])
     more = f"\n  - and {len(left) - NAMED} more" if len(left) > NAMED else ""
     raise UserError(
-        f"what looks like a secret stands in {len(left)} place{'s' * (len(left) > 1)} ({kinds}); it would have been published, and nothing was sent:"
+        f"what looks like a secret stands in {len(left)} place{'s' * (len(left) > 1)} ({kinds}); it would have been "
+        f"published, and nothing was sent:"
         f"{named}{more}\nAll are in {record}. Take these rows out of their source; or, for those that you looked at "
         "and that are no secrets, keep their lines in a file and give it with --reviewed FILE"
     )
