@@ -49,7 +49,8 @@ eval-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) compare $< $(ARGS)
 report-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
-# OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores.
+# OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores, and those that never
+# spin a third on idle cores (docs/notes/miniature.md).
 quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export OMP_WAIT_POLICY := PASSIVE
 quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 3000
 quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export TOKENIZERS_PARALLELISM := false

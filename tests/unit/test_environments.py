@@ -296,3 +296,33 @@ def test_a_statement_that_never_ends_is_stopped(started) -> None:
     step = environment.step(f"SELECT COUNT(*) FROM {table} a, {table} b, {table} c, {table} d, {table} e, {table} f")
     assert not step.valid
     assert environment.step(environment.oracle().action).valid
+
+
+@pytest.mark.parametrize("name", ["household", "files"])
+def test_a_look_shows_everything_with_its_place_and_nothing_that_is_held(name, started) -> None:
+    item = TASKS[name].items("test", 1, 0)[0]
+    environment = started(name, item)
+    seen = environment.step("look").observation
+    things = [(thing, place) for place, found in item["layout"].items() for thing in found]
+    assert sorted(seen.rstrip(".").split(" ", 2 if name == "household" else 1)[-1].split(", ")) == sorted(
+        f"{thing} in {place}" for thing, place in things
+    )
+    thing, place = things[0]
+    environment.step(f"go to {place}")
+    assert environment.step(f"take {thing} from {place}").valid
+    assert f"{thing} in" not in environment.step("look").observation
+
+
+def test_a_search_lists_one_kind_and_buying_another_product_earns_a_part(started) -> None:
+    item = TASKS["shop"].items("test", 1, 0)[0]
+    environment = started("shop", item)
+    assert not environment.step("search submarine").valid
+    listing = environment.step(f"search {item['good']}").observation
+    of_kind = [product for product in item["products"] if product["good"] == item["good"]]
+    others = [product for product in item["products"] if product["good"] != item["good"]]
+    assert others and all(product["code"] in listing for product in of_kind)
+    assert not any(product["code"] in listing for product in others)
+    wrong = next(product for product in of_kind if product["colour"] != item["colour"])
+    environment.step(f"click {wrong['code']}")
+    assert environment.step("click buy").done
+    assert environment.score() == pytest.approx(1 / 3)

@@ -11,11 +11,11 @@ from agenttuning.recipe.accelerate_config import validate
 from agenttuning.recipe.schema import REPOSITORY, flatten
 from agenttuning.recipe.yaml_io import read_mapping
 
-# base.yaml is half a recipe; collect.yaml is read by agenttuning.collect, corpus.yaml and general.yaml by the miniature
+# base.yaml is half a recipe; collect.yaml is read by agenttuning.collect, *corpus.yaml and general.yaml by the miniature
 RECIPES = [
     path
     for path in sorted((REPOSITORY / "recipes").rglob("*.yaml"))
-    if path.stem not in ("base", "collect", "corpus", "general") and path.parent.name != "collect"
+    if path.stem not in ("base", "collect", "corpus", "drill-corpus", "general") and path.parent.name != "collect"
 ]
 OTHER = [path for path in sorted((REPOSITORY / "recipes").rglob("*.yaml")) if path not in RECIPES]
 CONFIGS = sorted((REPOSITORY / "accelerate_configs").rglob("*.yaml"))

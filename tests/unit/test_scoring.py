@@ -334,3 +334,11 @@ def test_sides_of_different_protocols_are_refused(tmp_path) -> None:
     scores.write({**found, "protocol": "miniature@2"}, tmp_path / "eval" / "tuned")
     with pytest.raises(UserError, match="mix the rules"):
         compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    # mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.302653 (any table)
+    assert intervals.over_seeds([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    assert intervals.over_seeds([5.0, 5.0]) == (5.0, 5.0)
+    with pytest.raises(ValueError, match="needs two"):
+        intervals.over_seeds([1.0])

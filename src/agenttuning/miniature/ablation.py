@@ -11,7 +11,7 @@ from agenttuning.scoring.compare import table
 
 # The recipes lie beside the folder `path`, in ablations/; mixed is the main recipe itself.
 ARMS = {"agent-only": "tiny-agent-only.yaml", "general-only": "tiny-general-only.yaml", "mixed": None}
-SEEDS = (42, 43, 44)  # of initialisation-free training: order of rows and draws of the mixture
+SEEDS = (42, 43, 44)  # draws of the mixture, and the order of its rows
 GROUPS = ("held_in", "held_out", "general")
 FILE = "ablation.json"
 
@@ -84,4 +84,6 @@ def _mean(values: list[float], sign: str = "") -> str:
     if len(values) < 2:
         return f"{mean} [one seed]"
     low, high = intervals.over_seeds(values)
+    if not sign:  # a score, which cannot lie outside
+        low, high = max(0.0, low), min(100.0, high)
     return f"{mean} [{low:{sign}.1f}, {high:{sign}.1f}]"
