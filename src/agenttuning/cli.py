@@ -35,11 +35,19 @@ def data(arguments: Arguments) -> None:
 
 
 def show_data(arguments: Arguments) -> None:
-    """print a few conversations with the trained tokens marked"""
+    """print a few conversations with the trained tokens marked; write a page with hundreds, data.html"""
     recipe, paths = _recipe(arguments), _paths(arguments)
-    from agenttuning.chat.show import show_cli
+    from agenttuning.report.data_page import show_data as run
 
-    show_cli(recipe, paths, arguments.n)
+    run(recipe, paths, arguments.n, arguments.sample, arguments.sample_seed)
+
+
+def push_data(arguments: Arguments) -> None:
+    """upload the built data with its card to the Hub; --dry writes the folder and sends nothing"""
+    recipe, paths = _recipe(arguments), _paths(arguments)
+    from agenttuning.hub.push_data import push_data as run
+
+    run(recipe, paths, arguments.reviewed, arguments.dry)
 
 
 def plan(arguments: Arguments) -> None:
@@ -132,7 +140,15 @@ def _takes_data(parser: argparse.ArgumentParser) -> None:
 
 def _takes_n(parser: argparse.ArgumentParser) -> None:
     _takes_data(parser)
-    parser.add_argument("--n", type=int, default=3, help="conversations shown per source (default 3)")
+    parser.add_argument("--n", type=int, default=3, help="conversations printed per source (default 3)")
+    parser.add_argument("--sample", type=int, default=300, help="conversations on the page (default 300)")
+    parser.add_argument("--sample-seed", type=int, help="draws other ones; default the mixture's seed")
+
+
+def _takes_push(parser: argparse.ArgumentParser) -> None:
+    _takes_data(parser)
+    parser.add_argument("--reviewed", metavar="FILE", help="findings of secrets.jsonl that you judge harmless")
+    parser.add_argument("--dry", action="store_true", help="check, write the folder that would be sent, and stop")
 
 
 def _takes_json(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +176,7 @@ def _takes_path(parser: argparse.ArgumentParser) -> None:
 VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentParser], None]]] = {
     "data": (data, _takes_data),
     "show-data": (show_data, _takes_n),
+    "push-data": (push_data, _takes_push),
     "plan": (plan, _takes_json),
     "train": (train, _takes_training),
     "eval": (evaluate, _takes_model),

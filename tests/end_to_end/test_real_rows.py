@@ -93,3 +93,26 @@ def test_terminal_escapes_of_the_os_rows_are_shown_not_sent(tokenizer):
         encoded = chat.encode(messages, tokenizer)
         text = show.render(encoded.input_ids, encoded.labels, tokenizer, colour=False)
         assert not any(char < " " and char not in "\n\t" for char in text)
+
+
+def test_the_page_and_the_card_of_real_rows(tokenizer, tmp_path):
+    from html.parser import HTMLParser
+
+    from agenttuning.hub import secrets
+    from agenttuning.report import data_page, templating
+
+    mixture = Mixture({"agentinstruct": Source(1.0)}, draws=300, max_quarantined=0.05, max_overlong_loss=0.5)
+    values = {"max_length": 4096, "max_steps": 10, "packing": True, "model_name_or_path": "a/model"}
+    path = REPOSITORY / "recipes" / "real" / "sft.yaml"
+    recipe = Recipe("real/sft", path, values, mixture, "flags", Launch(4, "cpu"), Publish(), origin={})
+    prepared = prepare.prepare(recipe, tokenizer, tmp_path / "data", {"agentinstruct": ROWS})
+    run = data_page.gather(recipe, prepared, tokenizer, 60, 0)
+    text = templating.render("data.html.jinja", run)
+    assert run["shown"] == 60 and 0.9 < run["packing"]["efficiency"] <= 1
+    assert not any(char in text for char in ("\x1b", "\x07", "\u202e")) and "<script" not in text
+    tags = set()
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.add(tag)
+    parser.feed(text)
+    assert {"mark", "details"} <= tags and not tags & {"script", "img", "input"}
+    assert list(secrets.in_rows(prepared.load(), tokenizer)) == [], "the sample holds no secret"

@@ -19,6 +19,7 @@ from agenttuning.chat.tokenizer import load_tokenizer, piece_bytes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from agenttuning.data.prepare import Prepared
     from agenttuning.recipe import Recipe
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
@@ -26,9 +27,9 @@ GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
 
 
-def show_cli(recipe: Recipe, data_paths: Mapping[str, str | Path], n: int) -> None:
+def show_cli(recipe: Recipe, data_paths: Mapping[str, str | Path], n: int) -> tuple[Prepared, PreTrainedTokenizerFast]:
     """Print `n` conversations of each source of the recipe's mixture as they would be trained, then the counts per
-    source.
+    source. Returns what it showed and the tokenizer, for the page.
 
     The mixture is prepared in <run_dir>/data if it is not there yet. Raises what `data.prepare.prepare` raises.
     """
@@ -48,6 +49,7 @@ def show_cli(recipe: Recipe, data_paths: Mapping[str, str | Path], n: int) -> No
         print(f"--- {escape(row['source'])} {escape(row['id'])}: {len(row['input_ids'])} tokens, {trained} supervised")
         print(render(row["input_ids"], row["labels"], tokenizer, colour), end="\n\n")
     print(mixture_table(prepared.mixture))
+    return prepared, tokenizer
 
 
 def wants_colour() -> bool:
@@ -57,12 +59,19 @@ def wants_colour() -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
 
 
+def stretches(input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast) -> list[tuple[bool, str]]:
+    """The text of the ids, cut wherever supervision begins or ends: (supervised, text), safe to print."""
+    table = piece_bytes(tokenizer)
+    return [
+        (trained, escape(b"".join(table[token] for token, _ in group).decode("utf-8", "replace")))
+        for trained, group in groupby(zip(input_ids, labels, strict=True), key=lambda pair: pair[1] != IGNORE)
+    ]
+
+
 def render(input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast, colour: bool) -> str:
     """Text of the ids with supervised stretches in green (or between « and ») and the rest dim, safe to print."""
-    table = piece_bytes(tokenizer)
     parts = []
-    for trained, group in groupby(zip(input_ids, labels, strict=True), key=lambda pair: pair[1] != IGNORE):
-        text = escape(b"".join(table[token] for token, _ in group).decode("utf-8", "replace"))
+    for trained, text in stretches(input_ids, labels, tokenizer):
         if colour:
             parts.append(f"{GREEN if trained else DIM}{text}{RESET}")
         else:

@@ -77,9 +77,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Publish:
-    """Where the result goes. hub_model_id: `owner/name`, or None for nowhere."""
+    """Where the result goes. hub_model_id, hub_dataset_id: `owner/name`, or None for nowhere.
+
+    private: whether the dataset's repository is. licences: {source: licence} states what a source's card does not, so
+    that its rows may be pushed; it stands on the card as your statement.
+    """
 
     hub_model_id: str | None = None
+    hub_dataset_id: str | None = None
+    private: bool = True
+    licences: dict | None = None
 
 
 def build(kind: type, content: object, where: str) -> Any:

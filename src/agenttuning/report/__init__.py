@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import UserError
-from agenttuning.report import figures, page, table
+from agenttuning.report import figures, page, table, templating
 from agenttuning.scoring import scores
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ def report(recipe: Recipe) -> Path:
     found = read(recipe)
     run = page.gather(recipe, found)
     print(table.text(recipe.name, found))
-    _write(recipe.run_dir / SUMMARY, page.render("results.md.jinja", run))
-    path = _write(recipe.run_dir / PAGE, page.render("page.html.jinja", run))
+    templating.write(recipe.run_dir / SUMMARY, templating.render("results.md.jinja", run))
+    path = templating.write(recipe.run_dir / PAGE, templating.render("page.html.jinja", run))
     print(f"\nwritten: {path}, {recipe.run_dir / SUMMARY}", flush=True)
     return path
 
@@ -49,12 +48,3 @@ def read(recipe: Recipe) -> dict[str, dict]:
             "training; evaluate both again"
         )
     return found
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # a lone surrogate, which a model's reply can hold, is not text
-    partial.write_bytes(text.encode("utf-8", "replace"))
-    partial.replace(path)
-    return path

@@ -1,9 +1,4 @@
-"""What the page and RESULTS.md show, gathered into one mapping, and the templates that show it.
-
-Model output and names from files are other people's text: whatever a template prints has its control characters spelt
-out, and in HTML is escaped (autoescape is on, and nothing is marked safe). The page asks for nothing from anywhere: no
-script, no font, no image, and a content policy that says so to the browser.
-"""
+"""What the page and RESULTS.md show, gathered into one mapping for the templates."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import run_record
-from agenttuning.chat.show import escape
 from agenttuning.episodes import status, store
 from agenttuning.report import figures
 from agenttuning.report.figures import Row, Value
@@ -42,28 +36,6 @@ def gather(recipe: Recipe, found: dict[str, dict]) -> dict[str, Any]:
         "provenance": provenance(recipe, found, training),
         "commands": commands(recipe),
     }
-
-
-def render(template: str, run: dict[str, Any]) -> str:
-    """One template filled in; HTML is escaped, markdown's table cells are cleaned by the filter `cell`."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=select_autoescape(("html.jinja",)),
-        undefined=StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"score": _score, "range": _range, "share": _share, "cell": _cell, "words": _words}
-    environment.tests["value"] = lambda value: isinstance(value, Value)
-    return environment.get_template(template).render(run)
-
-
-def _printable(value: Any) -> Any:
-    # a Markup is what a macro made, of values that came through here
-    return escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def headline(rows: list[Row]) -> list[str]:
@@ -211,25 +183,3 @@ def _read(path: Path) -> dict:
     except (OSError, ValueError):
         return {}  # its section is then absent from the page
     return content if isinstance(content, dict) else {}
-
-
-def _score(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.1f}".replace("-", "\u2212")
-
-
-def _range(value: Value, sign: str = "") -> str:
-    return f"{_score(value.low, sign)} to {_score(value.high, sign)}"
-
-
-def _share(share: float | None) -> str:
-    return "\u2013" if share is None else f"{100 * share:.0f} %"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _cell(text: object) -> str:
-    """Text that cannot end a cell of a markdown table, open a tag or make a link."""
-    marks = {"|": "\\|", "<": "&lt;", "[": "\\[", "`": "'", "\n": " ", "\r": " "}
-    return "".join(marks.get(character, character) for character in str(text))
