@@ -104,6 +104,14 @@ def collect(arguments: Arguments) -> None:
     run(arguments.path)
 
 
+def decontaminate(arguments: Arguments) -> None:
+    """find evaluation examples that stand in the training data, by the paper's check"""
+    recipe, paths = _recipe(arguments), _paths(arguments)
+    from agenttuning.decontaminate import decontaminate as run
+
+    run(recipe, arguments.against, paths, [name for name in arguments.fields.split(",") if name])
+
+
 def base(arguments: Arguments) -> None:
     """make the tiny base model that the CPU twin starts from"""
     from agenttuning.miniature.quickstart import base as run
@@ -169,6 +177,14 @@ def _takes_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a local folder or Hub id to judge instead of the run's own model")
 
 
+def _takes_against(parser: argparse.ArgumentParser) -> None:
+    _takes_data(parser)
+    parser.add_argument(
+        "--against", action="append", required=True, metavar="NAME=FILE", help="rows to compare with, or a suite's name"
+    )
+    parser.add_argument("--fields", default="", help="text fields of the rows, comma-separated (default: every string)")
+
+
 def _takes_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="a recipe file, or a folder of recipes/")
 
@@ -183,6 +199,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "compare": (compare, _takes_recipe),
     "report": (report, _takes_recipe),
     "collect": (collect, _takes_path),
+    "decontaminate": (decontaminate, _takes_against),
     "base": (base, _takes_path),
     "ablation": (ablation, _takes_path),
     "quickstart": (quickstart, _takes_path),

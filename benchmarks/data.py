@@ -1,0 +1,211 @@
+"""How fast a mixture of the paper's size is tokenised, masked, mixed and packed, beside TRL's own preparation.
+
+    python benchmarks/data.py [--conversations 62632] [--peer 2000]
+
+Generated conversations (1,866 agent, 3,670 and 57,096 chat, scaled) with the lengths that a simulation of the paper's
+mixture has: lognormal, median 1,033 and mean 1,560 tokens. One process after another: ours on all, ours and TRL's on
+`--peer` of them for the ratio, ours on half for the memory. Prints one line each. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARES = {"agents": 0.20, "gpt4": 0.16, "gpt35": 0.64}
+SIZES = {"agents": 1866, "gpt4": 3670, "gpt35": 57096}
+MEDIAN, SIGMA = 1033, math.sqrt(2 * math.log(1560 / 1033))  # tokens; mean = median x exp(sigma^2 / 2)
+WORDS = 30_000
+TOKENS_PER_WORD = 1.55  # of this text in the tokenizer below, turns included; main() prints what came out
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{% generation %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
+)
+
+
+def words(rng: random.Random) -> list[str]:
+    """Invented words of one to four syllables."""
+    syllables = [a + b + c for a in "bcdfghklmnprstvw" for b in "aeiou" for c in ("", "n", "r", "s", "t")]
+    return ["".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(WORDS)]
+
+
+def write_rows(folder: Path, scale: float) -> int:
+    """JSONL files of the three sources; returns the number of conversations."""
+    rng = random.Random(0)
+    vocabulary = words(rng)
+    weights = [1 / (rank + 10) for rank in range(WORDS)]  # Zipf
+    total = 0
+    for name, size in SIZES.items():
+        count = max(8, round(size * scale))
+        total += count
+        with (folder / f"{name}.jsonl").open("w") as out:
+            for number in range(count):
+                length = max(8, int(rng.lognormvariate(math.log(MEDIAN), SIGMA) / TOKENS_PER_WORD))
+                text = rng.choices(vocabulary, weights, k=length)
+                turns = 2 * max(1, min(8, length // 120))
+                step = max(1, length // turns)
+                parts = [" ".join(text[i * step : (i + 1) * step]) for i in range(turns)]
+                conversation = [
+                    {"from": "human" if i % 2 == 0 else "gpt", "value": part, "loss": None if i % 2 == 0 else True}
+                    for i, part in enumerate(parts)
+                ]
+                out.write(json.dumps({"id": f"{name}_{number}", "conversations": conversation}) + "\n")
+    return total
+
+
+def write_repository(root: Path, scale: float) -> int:
+    """Cards, rows, a tokenizer of 32,000 entries and a recipe below `root`; returns the number of conversations."""
+    from agenttuning.chat import save_tokenizer
+    from agenttuning.miniature.tokenizer import build_tokenizer
+
+    (root / "raw").mkdir(parents=True)
+    total = write_rows(root / "raw", scale)
+    for name in SIZES:
+        card = root / "data_cards" / name
+        card.mkdir(parents=True)
+        format = "agentinstruct" if name == "agents" else "sharegpt"
+        (card / "source.yaml").write_text(f"path: raw/{name}.jsonl\nformat: {format}\n")
+    rng = random.Random(1)
+    texts = [" ".join(rng.choices(words(random.Random(0)), k=400)) for _ in range(200)]
+    save_tokenizer(build_tokenizer([f"[INST] {text} [/INST]" for text in texts], 32_000), root / "tokenizer")
+    (root / "accelerate_configs").mkdir()
+    (root / "accelerate_configs" / "cpu.yaml").write_text((ROOT / "accelerate_configs" / "cpu.yaml").read_text())
+    sources = ", ".join(f"{name}: {{share: {share}}}" for name, share in SHARES.items())
+    (root / "recipes" / "bench").mkdir(parents=True)
+    (root / "recipes" / "bench" / "sft.yaml").write_text(
+        f"model_name_or_path: {root / 'tokenizer'}\nmax_steps: 1\nmax_length: 4096\npacking: true\n"
+        "per_device_train_batch_size: 1\nlearning_rate: 1.0e-5\nseed: 42\nloss: flags\n"
+        f"mixture: {{sources: {{{sources}}}, draws: {total}, overlong: truncate_end}}\n"
+        "launch: {global_batch: 64, accelerate_config: cpu}\n"
+    )
+    return total
+
+
+def ours(root: Path) -> dict:
+    """Build the mixture of the repository and measure it."""
+    import numpy
+    import trl  # noqa: F401 (some seconds, which the peer's clock does not count either)
+    from trl import pack_dataset  # noqa: F401
+
+    from agenttuning.chat import load_tokenizer
+    from agenttuning.data.prepare import prepare
+    from agenttuning.recipe import load
+    from agenttuning.rows import trainable_rows
+
+    recipe = load(root / "recipes" / "bench" / "sft.yaml", (), root / "run")
+    tokenizer = load_tokenizer(str(root / "tokenizer"))
+    begun = time.perf_counter()
+    prepared = prepare(recipe, tokenizer, root / "run" / "data")
+    middle = time.perf_counter()
+    rows = trainable_rows(prepared, recipe)
+    seconds = time.perf_counter() - begun
+    tokens, window = prepared.mixture["tokens"], 50 * 64
+    agent = numpy.array([[(row["labels"] != -100).sum(), _agent(row)] for row in rows])
+    windows = [agent[i : i + window].sum(0) for i in range(0, max(1, len(agent) - window + 1), 64)]
+    shares = [int(one[1]) / int(one[0]) for one in windows]
+    return {
+        "conversations": prepared.mixture["draws"],
+        "tokens": tokens,
+        "seconds": seconds,
+        "seconds_packing": seconds - (middle - begun),
+        "tokens_per_second": tokens / seconds,
+        "filled": tokens / (len(rows) * 4096),
+        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "agent_share_of_supervised": int(agent[:, 1].sum()) / int(agent[:, 0].sum()),
+        "agent_share_in_windows": [min(shares), max(shares)],
+    }
+
+
+def _agent(row: dict) -> int:
+    return int((row["origin"] == 0).sum())  # sources are in alphabetical order: agents, gpt35, gpt4
+
+
+def peer(root: Path) -> dict:
+    """TRL's SFTTrainer preparing the same conversations: its constructor does it, with a model that costs nothing."""
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from agenttuning.chat import load_tokenizer
+
+    tokenizer = load_tokenizer(str(root / "tokenizer"))
+    tokenizer.chat_template = TEMPLATE
+    rows = [json.loads(line) for name in SIZES for line in (root / "raw" / f"{name}.jsonl").open()]
+    role = {"human": "user", "gpt": "assistant"}
+    messages = [[{"role": role[t["from"]], "content": t["value"]} for t in row["conversations"]] for row in rows]
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=len(tokenizer)))
+    settings = SFTConfig(
+        output_dir=str(root / "peer"), max_length=4096, packing=True, assistant_only_loss=True, report_to="none",
+        use_cpu=True, bf16=False, disable_tqdm=True,
+    )  # fmt: skip
+    data = Dataset.from_dict({"messages": messages})
+    begun = time.perf_counter()
+    trainer = SFTTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer)
+    seconds = time.perf_counter() - begun
+    tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
+    return {
+        "conversations": len(rows),
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def measured(part: str, scale: float) -> dict:
+    """Run `part` in a process of its own, so that one's memory is not the other's."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+        env |= {"HF_DATASETS_CACHE": f"{folder}/cache", "TOKENIZERS_PARALLELISM": "true"}
+        words = [sys.executable, __file__, "--part", part, "--root", f"{folder}/repository", "--scale", str(scale)]
+        done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{part} failed: {done.stderr[-2000:]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--conversations", type=int, default=sum(SIZES.values()))
+    parser.add_argument("--peer", type=int, default=2000, help="conversations that TRL prepares too")
+    for hidden in ("--part", "--root", "--scale"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.part:
+        root = Path(given.root)
+        write_repository(root, float(given.scale))
+        print(json.dumps({"ours": ours, "peer": peer}[given.part](root)))
+        return
+    full, small = given.conversations / sum(SIZES.values()), given.peer / sum(SIZES.values())
+    results = {name: measured(part, scale) for name, part, scale in (
+        ("ours", "ours", full), ("ours, half the rows", "ours", full / 2), ("ours, small", "ours", small),
+        ("TRL, small", "peer", small),
+    )}  # fmt: skip
+    for name, found in results.items():
+        print(f"{name:<20}", ", ".join(f"{key} {_short(value)}" for key, value in found.items()))
+    ratio = results["ours, small"]["tokens_per_second"] / results["TRL, small"]["tokens_per_second"]
+    print(
+        f"ours is {ratio:.2f} times as fast as TRL on the same {results['TRL, small']['conversations']} conversations"
+    )
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+
+
+def _short(value) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+if __name__ == "__main__":
+    main()

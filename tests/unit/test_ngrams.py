@@ -1,0 +1,88 @@
+"""Contaminated spans: against a slow reading of the rule on random texts with planted overlaps, and by hand."""
+
+from __future__ import annotations
+
+import numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agenttuning.data.ngrams import BUDGET, Index, N, Texts, contaminated
+
+
+def slow(tested, trained):
+    """The rule word for word: every start in every pair of texts, one token after the other."""
+    marks = [[False] * len(text) for text in tested]
+    for number, text in enumerate(tested):
+        for other in trained:
+            for i in range(len(text) - N + 1):
+                for j in range(len(other) - N + 1):
+                    if text[i : i + N] != other[j : j + N]:
+                        continue
+                    end, missed = N, 0
+                    for k in range(N, min(len(text) - i, len(other) - j)):
+                        if text[i + k] == other[j + k]:
+                            end = k + 1
+                        else:
+                            missed += 1
+                            if missed > BUDGET:
+                                break
+                    marks[number][i : i + end] = [True] * end
+    return [mark for row in marks for mark in row]
+
+
+def fast(tested, *batches):
+    return contaminated(Index(Texts.of(tested)), map(Texts.of, batches)).tolist()
+
+
+@st.composite
+def overlapping(draw):
+    """Texts over few tokens, so that chance overlaps too, and spans copied from one side to the other with changes."""
+    token = st.integers(0, draw(st.sampled_from([1, 3, 500])))
+    texts = st.lists(st.lists(token, max_size=40), max_size=4)
+    tested, trained = draw(texts), draw(texts)
+    for _ in range(draw(st.integers(0, 3))):
+        span = draw(st.lists(token, min_size=N, max_size=30))
+        changed = list(span)
+        for place in draw(st.lists(st.integers(0, len(span) - 1), max_size=7)):
+            changed[place] = draw(token)
+        tested.append(draw(st.lists(token, max_size=5)) + span + draw(st.lists(token, max_size=5)))
+        trained.append(draw(st.lists(token, max_size=5)) + changed + draw(st.lists(token, max_size=5)))
+    return tested, trained
+
+
+@settings(max_examples=300, deadline=None)
+@given(overlapping())
+def test_the_fast_search_is_the_rule(texts):
+    tested, trained = texts
+    assert fast(tested, trained) == slow(tested, trained)
+
+
+@settings(max_examples=50, deadline=None)
+@given(overlapping(), st.integers(0, 6))
+def test_batches_change_nothing(texts, cut):
+    tested, trained = texts
+    assert fast(tested, trained[:cut], trained[cut:]) == fast(tested, trained)
+
+
+def test_by_hand():
+    text = list(range(100, 130))
+    assert fast([text], [text[:9]]) == [False] * 30  # nine are no 10-gram
+    assert fast([text], [text[:10]]) == [True] * 10 + [False] * 20
+    assert fast([text], [[1, 2, *text[5:20], 3]]) == [False] * 5 + [True] * 15 + [False] * 10
+    four = [*text[:10], 0, text[11], 0, text[13], 0, text[15], 0, text[17]]
+    assert fast([text], [four]) == [True] * 18 + [False] * 12  # four differ behind the first ten
+    assert fast([text], [[*four, 0, text[19]]]) == [True] * 18 + [False] * 12  # a fifth ends it
+    assert fast([text], [[0, *text[1:10], *text[11:20]]]) == [False] * 30  # no ten in a row
+    assert fast([text[:15], text[15:]], [text]) == [True] * 30  # a text ends, its neighbour begins
+    assert fast([text], [text[:5], text[5:12]]) == [False] * 30  # no span crosses the end of a training text
+
+
+def test_nothing_to_compare():
+    assert fast([], [[1] * 20]) == [] and fast([[1] * 20]) == [False] * 20 and fast([[]], [[]]) == []
+    assert Index(Texts.of([[1, 2]])).spans(Texts.of([[1, 2]])).lengths.tolist() == []
+
+
+def test_spans_say_where_they_come_from():
+    index = Index(Texts.of([[7] * 3, list(range(20))]))
+    spans = index.spans(Texts.of([[9, 9, *range(5, 20)]]))
+    assert [*map(numpy.ndarray.tolist, (spans.tested, spans.trained, spans.lengths))] == [[8], [2], [15]]
