@@ -113,12 +113,15 @@ def test_marks_are_the_supervised_text_and_nothing_else(world):  # noqa: F811
 
 
 def test_the_sample_is_a_draw_by_seed_spread_over_the_sources(world):  # noqa: F811
-    page, _ = shown(sample=21)
-    again, other = shown(sample=21)[0], shown(sample=21, seed=9)[0]
-    assert page.text == again.text != other.text
-    conversations = [a for t, a in page.tags if t == "details"]
-    assert len(conversations) == 10 + 10  # 11 of the 10 agents are wanted, and none is shown twice
-    assert len([1 for t, _ in shown(sample=0)[0].tags if t == "details"]) == 0
+    def ids(**options):
+        _, text = shown("mixture.draws=300", **options)
+        return re.findall(r"<summary><b>(.*?)</b>", text)
+
+    first = ids(sample=21)
+    assert first == ids(sample=21) and set(first) != set(ids(sample=21, seed=9))
+    assert len(set(first)) == len(first) == 10 + 10  # 11 of the 10 agents are wanted, and none is shown twice
+    assert sum(name.startswith("agent_") for name in first) == 10
+    assert ids(sample=0) == []
 
 
 def test_what_was_left_out_is_counted_by_reason(world):  # noqa: F811

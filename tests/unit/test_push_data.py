@@ -151,11 +151,15 @@ def test_again_with_nothing_changed_makes_no_commit(world, hub, capsys):
     assert sum(path.endswith("/commit/main") for _, path in hub.requests) == 1
 
 
-def test_changed_data_replaces_the_old_and_leaves_the_rest(world, hub, monkeypatch):
+def test_changed_data_replaces_the_old_and_leaves_the_rest(world, hub, monkeypatch, tmp_path):
+    from datasets import load_dataset, load_from_disk
+
     monkeypatch.setattr(folder, "FILE_BYTES", 2000)
     push()
     before = set(hub.files(NAME))
     assert sum(name.startswith("data/train-") for name in before) > 2
+    back = load_dataset(str(hub.download(NAME, tmp_path / "back")), split="train", cache_dir=str(tmp_path / "cache"))
+    assert back.to_list() == load_from_disk("runs/tiny/sft/data").to_list(), "several files, and the order of training"
     hub.add(NAME, "by hand", {**hub.files(NAME), "figure.png": b"x"})
     monkeypatch.setattr(folder, "FILE_BYTES", 1 << 29)
     push("mixture.seed=4")
