@@ -11,7 +11,7 @@ from agenttuning.recipe.accelerate_config import validate
 from agenttuning.recipe.schema import REPOSITORY, flatten
 from agenttuning.recipe.yaml_io import read_mapping
 
-# base.yaml is half a recipe; collect.yaml is read by agenttuning.collect, *corpus.yaml and general.yaml by the miniature
+# base.yaml is half a recipe; collect.yaml is read by agenttuning.collect, *corpus and general.yaml by the miniature
 RECIPES = [
     path
     for path in sorted((REPOSITORY / "recipes").rglob("*.yaml"))

@@ -95,8 +95,8 @@ def test_the_saved_tokenizer_gives_the_same_ids(run, folder):
 
 
 def test_the_end_token_is_supervised(world, run):
-    prepared = Prepared(run[0] / "data", "", {"sources": {"agents": {}, "chats": {}}}, True)
-    for row in rows.trainable_rows(prepared, run[1]):
+    mixture = json.loads((run[0] / "data" / "mixture.json").read_text())
+    for row in rows.trainable_rows(Prepared(run[0] / "data", mixture["key"], mixture, True), run[1]):
         ends = row["input_ids"] == 2
         assert row["labels"][-1] == 2 and (row["labels"][ends] != -100).sum() >= 1
         assert ((row["labels"] != -100) == (row["origin"] >= 0)).all() and row["labels"][0] == -100

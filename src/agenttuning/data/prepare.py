@@ -22,6 +22,7 @@ from agenttuning.data import quarantine
 from agenttuning.data.sources import SourceCard, fingerprint, load_card, pin
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
+from agenttuning.rows import name_fingerprint, packing_line, trainable_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -81,11 +82,12 @@ def prepare(
     if ready is not None:
         return Prepared(out_dir, key, ready, reused=True)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
+    _clear_left_over(out_dir)
     partial = out_dir.parent / f".{out_dir.name}.{os.getpid()}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        mixture = _build(recipe, tokenizer, cards, paths, shares, partial) | {"key": key, "settings": settings}
+        mixture = _build(recipe, tokenizer, cards, paths, shares, partial, key) | {"key": key, "settings": settings}
         (partial / "mixture.json").write_text(
             json.dumps(mixture, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -99,7 +101,9 @@ def prepare_cli(recipe: Recipe, data_paths: Mapping[str, str | Path]) -> Prepare
     """Prepare `recipe` into <run_dir>/data with the tokenizer of its model and print the realised mixture."""
     tokenizer = load_tokenizer(recipe.values["model_name_or_path"], recipe.values.get("model_revision"))
     prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
+    rows = trainable_rows(prepared, recipe)
     print(mixture_table(prepared.mixture))
+    print(packing_line(rows, recipe, prepared.mixture["tokens"]))
     print(f"{'reused' if prepared.reused else 'written'}: {prepared.path}")
     return prepared
 
@@ -122,7 +126,7 @@ def _settings(recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: di
     }
 
 
-def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, float], folder: Path) -> dict:
+def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, float], folder: Path, key: str) -> dict:
     from datasets import concatenate_datasets, disable_progress_bars
 
     from agenttuning.data.mixture import realised
@@ -147,6 +151,7 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
     offsets = [sum(len(table) for table in tables[:index]) for index in range(len(tables))]
     rows = [offsets[source] + row for source, row in zip(order.sources.tolist(), order.rows.tolist(), strict=True)]
     concatenate_datasets(tables).select(rows).save_to_disk(str(folder))
+    name_fingerprint(folder, key)
     quarantine.write([pools[name].quarantine for name in order.names], folder / "quarantine.jsonl")
     del tables
     shutil.rmtree(work)
@@ -186,6 +191,24 @@ def _reuse(out_dir: Path, key: str) -> dict | None:
         return mixture if len(load_from_disk(str(out_dir))) == mixture["draws"] else None
     except (OSError, ValueError, KeyError):
         return None  # damaged: built again
+
+
+def _clear_left_over(out_dir: Path) -> None:
+    """Remove what builds that were killed left beside `out_dir`; a build that still runs keeps its folder."""
+    for path in out_dir.parent.glob(f".{out_dir.name}.*.*"):
+        pid = path.name.split(".")[-2]
+        if path.suffix in (".tmp", ".old") and pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _swap(partial: Path, out_dir: Path) -> None:
