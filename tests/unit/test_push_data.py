@@ -135,6 +135,14 @@ def test_the_card_says_what_it_is(world, hub):
     assert str(world) not in text
 
 
+def test_the_manifest_of_the_build_goes_along(world, hub):
+    assert cli.main(["data", "recipes/tiny"]) == 0
+    push()
+    assert hub.files(NAME)["manifest.json"] == (world / "runs/tiny/sft/data/manifest.json").read_bytes()
+    assert "manifest.json is that of the build" in hub.files(NAME)["README.md"].decode()
+    assert push() and len(hub.messages(NAME)) == 2
+
+
 def test_one_licence_for_all_is_named(world, hub):
     path = world / "data_cards/agents/source.yaml"
     path.write_text(path.read_text().replace("MIT", "apache-2.0"))
