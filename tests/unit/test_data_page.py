@@ -113,12 +113,15 @@ def test_marks_are_the_supervised_text_and_nothing_else(world):  # noqa: F811
 
 
 def test_the_sample_is_a_draw_by_seed_spread_over_the_sources(world):  # noqa: F811
-    page, _ = shown(sample=21)
-    again, other = shown(sample=21)[0], shown(sample=21, seed=9)[0]
-    assert page.text == again.text != other.text
-    conversations = [a for t, a in page.tags if t == "details"]
-    assert len(conversations) == 10 + 10  # 11 of the 10 agents are wanted, and none is shown twice
-    assert len([1 for t, _ in shown(sample=0)[0].tags if t == "details"]) == 0
+    def ids(**options):
+        _, text = shown("mixture.draws=300", **options)
+        return re.findall(r"<summary><b>(.*?)</b>", text)
+
+    first = ids(sample=21)
+    assert first == ids(sample=21) and set(first) != set(ids(sample=21, seed=9))
+    assert len(set(first)) == len(first) == 10 + 10  # 11 of the 10 agents are wanted, and none is shown twice
+    assert sum(name.startswith("agent_") for name in first) == 10
+    assert ids(sample=0) == []
 
 
 def test_what_was_left_out_is_counted_by_reason(world):  # noqa: F811
@@ -164,15 +167,23 @@ def test_packing_is_reckoned_as_trl_packs(seed):
     assert lengths.packed_blocks(numpy.array(sizes), block) == len(packed)
 
 
-def test_packing_is_shown_where_rows_are_packed(world):  # noqa: F811
-    one = load(*PACKED)
-    sizes = numpy.array([100, 156, 256, 10])
-    reckoned = data_page.packing(one, {}, sizes)
-    assert reckoned == {"block": 256, "reckoned": True, "blocks": 3, "efficiency": 522 / 768}
-    recorded = data_page.packing(one, {"packing": {"efficiency": 0.5, "blocks": 4}}, sizes)
-    assert recorded == {"block": 256, "reckoned": False, "blocks": 4, "efficiency": 0.5}
-    assert data_page.packing(load(), {}, sizes) is None
-    assert data_page.packing(load(*PACKED, "packing_strategy=wrapped"), {}, sizes) is None
+def test_packing_is_reckoned_until_the_blocks_are_built(world):  # noqa: F811
+    from agenttuning.data.prepare import Prepared
+    from agenttuning.rows import trainable_rows
+
+    one = load(*PACKED, "mixture.draws=1300")
+    prepared = prepare(one, load_tokenizer(one.values["model_name_or_path"]), one.run_dir / "data")
+    _, _, sizes = lengths.read_lengths(prepared.load())
+    reckoned = data_page.packing(one, prepared, sizes)
+    assert reckoned["reckoned"] and reckoned["efficiency"] == sizes.sum() / (reckoned["blocks"] * 256)
+    built = trainable_rows(prepared, one)
+    assert (
+        data_page.packing(one, prepared, sizes) == {**reckoned, "reckoned": False} and len(built) == reckoned["blocks"]
+    )
+    other = Prepared(prepared.path, "another key", prepared.mixture, True)
+    assert data_page.packing(one, other, sizes)["reckoned"]
+    assert data_page.packing(load(), prepared, sizes) is None
+    assert data_page.packing(load(*PACKED, "packing_strategy=wrapped"), prepared, sizes) is None
 
 
 def test_histograms_count_every_row_once():

@@ -135,6 +135,14 @@ def test_the_card_says_what_it_is(world, hub):
     assert str(world) not in text
 
 
+def test_the_manifest_of_the_build_goes_along(world, hub):
+    assert cli.main(["data", "recipes/tiny"]) == 0
+    push()
+    assert hub.files(NAME)["manifest.json"] == (world / "runs/tiny/sft/data/manifest.json").read_bytes()
+    assert "manifest.json is that of the build" in hub.files(NAME)["README.md"].decode()
+    assert push() and len(hub.messages(NAME)) == 2
+
+
 def test_one_licence_for_all_is_named(world, hub):
     path = world / "data_cards/agents/source.yaml"
     path.write_text(path.read_text().replace("MIT", "apache-2.0"))
@@ -151,11 +159,15 @@ def test_again_with_nothing_changed_makes_no_commit(world, hub, capsys):
     assert sum(path.endswith("/commit/main") for _, path in hub.requests) == 1
 
 
-def test_changed_data_replaces_the_old_and_leaves_the_rest(world, hub, monkeypatch):
+def test_changed_data_replaces_the_old_and_leaves_the_rest(world, hub, monkeypatch, tmp_path):
+    from datasets import load_dataset, load_from_disk
+
     monkeypatch.setattr(folder, "FILE_BYTES", 2000)
     push()
     before = set(hub.files(NAME))
     assert sum(name.startswith("data/train-") for name in before) > 2
+    back = load_dataset(str(hub.download(NAME, tmp_path / "back")), split="train", cache_dir=str(tmp_path / "cache"))
+    assert back.to_list() == load_from_disk("runs/tiny/sft/data").to_list(), "several files, and the order of training"
     hub.add(NAME, "by hand", {**hub.files(NAME), "figure.png": b"x"})
     monkeypatch.setattr(folder, "FILE_BYTES", 1 << 29)
     push("mixture.seed=4")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from agenttuning.data.sources import SourceCard, load_card
-from agenttuning.hub import licences
+from agenttuning.hub import folder, licences
 from agenttuning.report import templating
 from agenttuning.report.data_page import reasons
 
@@ -62,7 +62,7 @@ def problems(recipe: Recipe, sources: Mapping[str, Described]) -> list[str]:
     for name in sorted(set(recipe.publish.licences or {}) - set(sources)):
         found.append(f"publish.licences.{name}: the mixture has no such source")
     for name, one in sources.items():
-        folder = f"data_cards/{name}"
+        place = f"data_cards/{name}"
         lacking = [
             what
             for what, there in {
@@ -74,10 +74,10 @@ def problems(recipe: Recipe, sources: Mapping[str, Described]) -> list[str]:
             if not there
         ]
         if lacking:
-            found.append(f"{folder} is incomplete: it lacks {', '.join(lacking)}")
+            found.append(f"{place} is incomplete: it lacks {', '.join(lacking)}")
         if one.stated is None and licences.hub_id(one.card.licence) is None:
             found.append(
-                f"{name}: {folder}/source.yaml gives the licence as {one.card.licence or 'nothing'!r}, which is none "
+                f"{name}: {place}/source.yaml gives the licence as {one.card.licence or 'nothing'!r}, which is none "
                 f"that is known to allow redistribution; if you may pass it on, state under which licence: "
                 f"publish.licences.{name}=..."
             )
@@ -104,6 +104,7 @@ def write(recipe: Recipe, prepared: Prepared, sources: Mapping[str, Described], 
         "command": _command(recipe, local),
         "columns": rows.column_names,
         "reviewed": reviewed,
+        "records": [name for name, _ in folder.records(prepared)],
     }
     body = templating.render("dataset_card.md.jinja", values, TEMPLATES)
     return f"---\n{header(recipe, rows, sources)}---\n\n{body}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agenttuning.chat.show import show_cli, stretches
 from agenttuning.report import templating
 from agenttuning.report.lengths import histograms, packed_blocks, read_lengths
+from agenttuning.rows import MANIFEST
 
 if TYPE_CHECKING:
     import numpy
@@ -55,7 +56,7 @@ def gather(
         "name": recipe.name,
         "mixture": mixture,
         "histograms": histograms(names, sources, lengths),
-        "packing": packing(recipe, mixture, lengths),
+        "packing": packing(recipe, prepared, lengths),
         "reasons": why,
         "dropped": {name: _dropped(name, one, why) for name, one in mixture["sources"].items()},
         "pages": pages(shown),
@@ -65,24 +66,29 @@ def gather(
     }
 
 
-def packing(recipe: Recipe, mixture: dict, lengths: numpy.ndarray) -> dict[str, Any] | None:
-    """Blocks, tokens and efficiency (tokens over tokens of room): as the build recorded them under `packing`, else
-    reckoned from the lengths. None where rows are not packed, or by another strategy than best fit.
+def packing(recipe: Recipe, prepared: Prepared, lengths: numpy.ndarray) -> dict[str, Any] | None:
+    """Blocks and efficiency (tokens over tokens of room): as manifest.json holds them once the blocks are built, else
+    reckoned from the lengths. None where rows are not packed, or not built and packed otherwise than by best fit.
     """
-    block, tokens = recipe.values["max_length"], int(lengths.sum())
-    recorded = mixture.get("packing")
-    if isinstance(recorded, dict) and isinstance(recorded.get("efficiency"), int | float):
-        return {
-            "block": block,
-            "reckoned": False,
-            "blocks": recorded.get("blocks"),
-            "efficiency": recorded["efficiency"],
-        }
-    strategy = recipe.values.get("packing_strategy", "bfd")
-    if not recipe.values.get("packing") or strategy != "bfd" or not tokens:
+    block, strategy = recipe.values["max_length"], recipe.values.get("packing_strategy", "bfd")
+    if not recipe.values.get("packing"):
+        return None
+    built = _built(prepared)
+    if (built.get("max_length"), built.get("packing")) == (block, strategy):
+        return {"block": block, "reckoned": False, "blocks": built["rows"], "efficiency": built["filled"]}
+    if strategy != "bfd" or not len(lengths):
         return None
     blocks = packed_blocks(lengths, block)
-    return {"block": block, "reckoned": True, "blocks": blocks, "efficiency": tokens / (blocks * block)}
+    return {"block": block, "reckoned": True, "blocks": blocks, "efficiency": int(lengths.sum()) / (blocks * block)}
+
+
+def _built(prepared: Prepared) -> dict[str, Any]:
+    """What manifest.json says about the rows that were built of these conversations; {} where it says nothing."""
+    try:
+        manifest = json.loads((prepared.path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest["rows"] if manifest.get("data_key") == prepared.key else {}
 
 
 def reasons(folder: Path) -> list[dict[str, Any]]:
