@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,110 @@ def test_revisions_are_resolved_and_kept_offline(hub, monkeypatch, capsys):
     assert "keeping commit" in capsys.readouterr().err
     with pytest.raises(UserError, match="--data x=FOLDER"):
         sources.pin(hub_card({}, "main"))
+
+
+def test_a_branch_is_resolved_once_and_locked(hub, monkeypatch, tmp_path, capsys):
+    import huggingface_hub
+
+    asked = []
+
+    class Info:
+        sha = "d" * 40
+
+    def info(self, name, revision):
+        asked.append((name, revision))
+        return Info()
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    lock = tmp_path / "lock.json"
+    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
+    said = capsys.readouterr().err
+    assert "revision main of o/x is commit " + "d" * 40 in said and str(lock) in said and "delete its entry" in said
+    assert json.loads(lock.read_text()) == {"x": {"hub_id": "o/x", "revision": "main", "commit": "d" * 40}}
+    monkeypatch.setattr(Info, "sha", "e" * 40)  # the branch moved
+    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
+    assert asked == [("o/x", "main")] and capsys.readouterr().err == ""
+    assert sources.pin(hub_card({}, "v2"), lock=lock).revision == "e" * 40  # the card asks for another branch
+    assert sources.read_lock(lock)["x"]["revision"] == "v2"
+    lock.unlink()
+    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "e" * 40
+    assert sources.pin(hub_card({}, "a" * 40), lock=tmp_path / "none").revision == "a" * 40
+    assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"x": {}}', '{"x": {"commit": "main"}}', '{"x": {"commit": 7}}'])
+def test_a_damaged_lock_is_refused(hub, tmp_path, text):
+    (tmp_path / "lock.json").write_text(text)
+    with pytest.raises(UserError, match="delete it to resolve"):
+        sources.pin(hub_card({}, "main"), lock=tmp_path / "lock.json")
+
+
+@pytest.fixture
+def loopback_hub(monkeypatch):
+    """A Hub on this machine: {data set: commit, or the HTTP status and X-Error-Code it is refused with}."""
+    import huggingface_hub
+
+    repositories: dict = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.partition("/api/datasets/")[2].partition("/revision/")[0]
+            answer = repositories.get(name, (404, "RepoNotFound"))
+            status, code = answer if isinstance(answer, tuple) else (200, None)
+            body = json.dumps({"error": code} if code else {"id": name, "sha": answer}).encode()
+            self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    yield repositories
+    server.shutdown()
+    server.server_close()
+    thread.join(timeout=10)
+
+
+def test_a_former_name_is_used_only_where_the_present_one_is_missing(loopback_hub, capsys):
+    card = hub_card({}, "main", former_hub_ids=["old/gone", "old/x"])
+    loopback_hub["old/x"] = "d" * 40
+    assert sources.pin(card).revision == "d" * 40
+    assert "o/x is not on this Hub; x is read as old/x" in capsys.readouterr().err
+    loopback_hub["o/x"] = "e" * 40
+    assert sources.pin(card).revision == "e" * 40 and capsys.readouterr().err == ""
+    loopback_hub["o/x"] = (403, "GatedRepo")
+    with pytest.raises(UserError, match="it is gated: accept its terms at https://huggingface.co/datasets/o/x"):
+        sources.pin(card)
+    loopback_hub["o/x"] = (400, "Other")
+    with pytest.raises(UserError, match="connect, or give a local copy"):
+        sources.pin(card)
+    loopback_hub.clear()
+    with pytest.raises(UserError, match="dataset o/x .* no repository has this name"):
+        sources.pin(card)
+
+
+def test_a_former_name_serves_the_rows_too(hub, monkeypatch):
+    import datasets
+
+    def load(name, revision):
+        if name == "o/x":
+            raise datasets.exceptions.DatasetNotFoundError("Dataset 'o/x' doesn't exist on the Hub")
+        return {"os": [{"n": 1}]}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert list(sources.read(hub_card({"os": 1}, former_hub_ids=["old/x"]))) == [("os", {"n": 1})]
+    with pytest.raises(UserError, match="no repository has this name"):
+        list(sources.read(hub_card({"os": 1})))
+    assert sources.load_card("agentinstruct").former_hub_ids == ["THUDM/AgentInstruct"]
 
 
 def test_single_hub_files_are_read_line_by_line(hub, monkeypatch, tmp_path):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from agenttuning.chat import load_tokenizer
 from agenttuning.data import defects, quarantine
-from agenttuning.data.sources import SourceCard, fingerprint, load_card, pin
+from agenttuning.data.sources import LOCK, SourceCard, fingerprint, load_card, pin
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
 
@@ -72,8 +72,9 @@ def prepare(
             f"its sources are {', '.join(shares)}"
         )
     earlier = _read_mixture(out_dir).get("settings", {}).get("sources", {})
+    folder = recipe.root / "data_cards"
     cards = {
-        name: pin(load_card(name, recipe.root / "data_cards"), paths.get(name), earlier.get(name, {}).get("commit"))
+        name: pin(load_card(name, folder), paths.get(name), earlier.get(name, {}).get("commit"), folder / LOCK)
         for name in shares
     }
     settings = _settings(recipe, tokenizer, cards, paths)

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from agenttuning.data.convert import FORMATS, Unreadable
 from agenttuning.errors import UserError
 from agenttuning.recipe.yaml_io import read_mapping
 
 CARDS = Path(__file__).resolve().parents[3] / "data_cards"
+LOCK = "lock.json"  # beside the cards
+Result = TypeVar("Result")
 SUFFIXES = (".jsonl", ".parquet", ".json")
 
 
@@ -29,6 +33,7 @@ class SourceCard:
     name: str
     format: str
     hub_id: str | None = None
+    former_hub_ids: list | None = None  # asked in turn when hub_id is not there (a mirror from before a renaming)
     revision: str | None = None
     path: str | None = None
     splits: dict | None = None
@@ -86,16 +91,25 @@ def read(card: SourceCard, path: str | Path | None = None) -> Iterator[tuple[str
         yield from ((file.stem, row) for row in _rows(file) if _kept(card, row))
 
 
-def pin(card: SourceCard, path: str | Path | None = None, known: str | None = None) -> SourceCard:
-    """The card with its revision resolved to a commit, so that what is recorded is what is read. `known` is the commit
-    of an earlier preparation, kept when the Hub cannot be asked.
+def pin(
+    card: SourceCard, path: str | Path | None = None, known: str | None = None, lock: Path | None = None
+) -> SourceCard:
+    """The card with its revision resolved to a commit, so that what is recorded is what is read.
+
+    `lock` is a lock file: what it says of this Hub id and revision is used without asking the Hub, and a commit that
+    the Hub gives is written to it. `known` is the commit of an earlier preparation, kept when the Hub cannot be asked.
     """
     if local_path(card, path) is not None or is_commit(card.revision):
         return card
+    locked = read_lock(lock).get(card.name, {}) if lock else {}
+    if (locked.get("hub_id"), locked.get("revision")) == (card.hub_id, card.revision):
+        return replace(card, revision=locked["commit"])
     from huggingface_hub import HfApi
 
     try:
-        commit = reach_hub(card, lambda: HfApi().dataset_info(card.hub_id, revision=card.revision).sha)
+        commit = reach_hub(card, lambda hub_id: HfApi().dataset_info(hub_id, revision=card.revision).sha)
+        if lock:
+            _write_lock(lock, card, commit)
     except UserError:
         if known is None:
             raise
@@ -105,6 +119,41 @@ def pin(card: SourceCard, path: str | Path | None = None, known: str | None = No
         )
         commit = known
     return replace(card, revision=commit)
+
+
+def read_lock(lock: Path) -> dict:
+    """The content of a lock file, {card: {"hub_id", "revision", "commit"}}; {} where there is none. Raises UserError
+    for a damaged one, which would let the data change unseen.
+    """
+    if not lock.exists():
+        return {}
+    try:
+        content = json.loads(lock.read_text(encoding="utf-8"))
+        if all(is_commit(entry["commit"]) for entry in content.values()):
+            return content
+        raise ValueError("an entry has no full commit hash")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{lock} cannot be read: {error}; the sources could be read at other commits than before; restore it, or "
+            f"delete it to resolve the revisions anew"
+        ) from error
+
+
+def _write_lock(lock: Path, card: SourceCard, commit: str) -> None:
+    entry = {"hub_id": card.hub_id, "revision": card.revision, "commit": commit}
+    content = dict(sorted({**read_lock(lock), card.name: entry}.items()))
+    partial = lock.with_name(f"{lock.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(lock)
+    except OSError as error:
+        print(f"{lock} was not written ({error}); the next build may read another commit", file=sys.stderr)
+        return
+    print(
+        f"{card.name}: revision {card.revision} of {card.hub_id} is commit {commit}; written to {lock}, which later "
+        f"builds use; delete its entry to ask the Hub again",
+        file=sys.stderr,
+    )
 
 
 def is_commit(revision: str) -> bool:
@@ -147,7 +196,7 @@ def local_files(local: Path) -> list[Path]:
 def _hub(card: SourceCard) -> Iterator[tuple[str, object]]:
     from datasets import load_dataset
 
-    splits = reach_hub(card, lambda: load_dataset(card.hub_id, revision=card.revision))
+    splits = reach_hub(card, lambda hub_id: load_dataset(hub_id, revision=card.revision))
     for split, table in splits.items():
         yield from ((split, row) for row in table)
 
@@ -157,7 +206,8 @@ def _hub_files(card: SourceCard) -> Iterator[tuple[str, object]]:
 
     for split, name in card.files.items():
         file = reach_hub(
-            card, lambda name=name: hf_hub_download(card.hub_id, name, repo_type="dataset", revision=card.revision)
+            card,
+            lambda hub_id, name=name: hf_hub_download(hub_id, name, repo_type="dataset", revision=card.revision),
         )
         yield from ((split, row) for row in _rows(Path(file)))
 
@@ -185,17 +235,50 @@ def _kept(card: SourceCard, row: object) -> bool:
     return value == card.keep["is"] if "is" in card.keep else value != card.keep["is_not"]
 
 
-def reach_hub(card: SourceCard, action):
+def reach_hub(card: SourceCard, action: Callable[[str], Result]) -> Result:
+    """`action` with the card's Hub id, or where no repository has that name, with a former one. Raises UserError."""
     try:
-        return action()
+        return action(card.hub_id)
     except Exception as error:
+        for former in (card.former_hub_ids or []) if _is_missing(error) else []:
+            try:
+                result = action(former)
+            except Exception:  # the error worth telling is that of the present name
+                continue
+            print(
+                f"{card.hub_id} is not on this Hub; {card.name} is read as {former}, its former name", file=sys.stderr
+            )
+            return result
         # The Hub client lets its HTTP library's exceptions through, and which library that is changes between releases.
         first = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
         raise UserError(
             f"the Hub dataset {card.hub_id} (revision {card.revision}) cannot be read: {first}; the source "
             f"{card.name} would be missing; "
-            f"connect, or give a local copy with --data {card.name}=FOLDER"
+            f"{_advice(card, error)}, or give a local copy with --data {card.name}=FOLDER"
         ) from error
+
+
+def _is_gated(error: BaseException) -> bool:
+    from huggingface_hub.errors import GatedRepoError
+
+    return isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError)
+
+
+def _is_missing(error: BaseException) -> bool:
+    """Whether the Hub answered that there is no such repository. A gated one is there; so is one that is offline."""
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    return isinstance(error, RepositoryNotFoundError | DatasetNotFoundError) and not _is_gated(error)
+
+
+def _advice(card: SourceCard, error: BaseException) -> str:
+    if _is_gated(error):
+        page = f"https://huggingface.co/datasets/{card.hub_id}"
+        return f"it is gated: accept its terms at {page} and run `hf auth login`"
+    if _is_missing(error):
+        return "no repository has this name: it was moved, removed or made private; correct the card's hub_id"
+    return "connect"
 
 
 def _rows(file: Path) -> Iterator[object]:
