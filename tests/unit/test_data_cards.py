@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from agenttuning.data import sources
+from agenttuning.data.convert import convert
 from agenttuning.errors import UserError
 from helpers import card_samples
 
@@ -19,6 +21,13 @@ CARDS = sorted(path.parent.name for path in sources.CARDS.glob("*/source.yaml"))
 
 def test_there_are_cards():
     assert {"agentinstruct", "sharegpt-gpt35", "sharegpt-gpt4"} <= set(CARDS)
+    stand_ins = {"wildchat-gpt35", "wildchat-gpt4", "smoltalk2", "tulu3-sft"}
+    assert stand_ins <= {name for name in CARDS if sources.load_card(name).stand_in_for}
+
+
+def test_every_key_is_documented():
+    text = (sources.CARDS / "README.md").read_text(encoding="utf-8")
+    assert [key.name for key in fields(sources.SourceCard) if f"`{key.name}`" not in text] == ["name", "root"]
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -26,7 +35,6 @@ def test_card_is_whole(name):
     card = sources.load_card(name)
     assert card.licence and card.loss_flags
     assert card.made_by or card.hub_id
-    assert card.keep is None or ("field" in card.keep and ("is" in card.keep) != ("is_not" in card.keep))
     assert card.files is None or set(card.files) == set(card.splits)
     text = (sources.CARDS / name / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
@@ -54,6 +62,9 @@ def test_samples_are_what_the_code_makes():
         ("hub_id: a/b\npath: c\nrevision: main\nformat: messages\n", "hub_id or path"),
         ("hub_id: a/b\nformat: messages\n", "revision is missing"),
         ("path: c\nformat: messages\nlicense: x\n", "unknown key `license`"),
+        ("path: c\nformat: messages\nkeep: {field: a}\n", "keep holds"),
+        ("path: c\nformat: messages\nkeep: {field: a, is: 1, is_not: 2}\n", "keep holds"),
+        ("path: c\nformat: messages\nkeep: [{field: a, equals: 1}]\n", "keep holds"),
     ],
 )
 def test_bad_cards(tmp_path, text, message):
@@ -242,6 +253,47 @@ def test_a_former_name_is_used_only_where_the_present_one_is_missing(loopback_hu
     loopback_hub.clear()
     with pytest.raises(UserError, match="dataset o/x .* no repository has this name"):
         sources.pin(card)
+
+
+def test_the_stand_ins_take_the_rows_they_say(tmp_path):
+    def wild(model, language="English", toxic=False, **more):
+        turns = [{"role": "user", "content": "hello", "turn_identifier": 1}, {"role": "assistant", "content": "hi"}]
+        return {"model": model, "language": language, "toxic": toxic, "conversation": turns, **more}
+
+    rows = [wild("gpt-4-0314"), wild("gpt-3.5-turbo"), wild("gpt-4", "French"), wild("gpt-4", toxic=True), wild(None)]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, model in (("wildchat-gpt4", "gpt-4-0314"), ("wildchat-gpt35", "gpt-3.5-turbo")):
+        card = sources.load_card(name)
+        taken = [row for _, row in sources.read(card, file)]
+        assert [row["model"] for row in taken] == [model]
+        assert [turn["role"] for turn in convert(taken[0], card.format, fallback_id="w")["messages"]] == [
+            "user",
+            "assistant",
+        ]
+    row = {"id": "t", "messages": wild("")["conversation"]}
+    parts = [
+        {**row, "source": "ai2-adapt-dev/no_robots_converted"},
+        {**row, "source": "ai2-adapt-dev/oasst1_converted"},
+    ]
+    file.write_text("".join(json.dumps(part) + "\n" for part in parts))
+    assert [row["source"] for _, row in sources.read(sources.load_card("tulu3-sft"), file)] == [parts[1]["source"]]
+
+
+def test_a_part_of_a_repository_is_asked_for_by_its_files(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(name, revision, data_files):
+        asked.append(data_files)
+        return {split: [] for split in data_files}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    card = sources.load_card("smoltalk2")
+    with pytest.raises(UserError, match="its card expects"):
+        list(sources.read(card))
+    assert asked == [card.data_files] and set(card.data_files) == set(card.splits)
 
 
 def test_a_former_name_serves_the_rows_too(hub, monkeypatch):

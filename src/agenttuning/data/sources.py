@@ -2,7 +2,9 @@
 
 A card's source.yaml says `hub_id` and `revision`, or `path` (relative to the repository) and `made_by`; `splits` with
 the rows each must have; the `format`; in prose what its loss flags mean; and its licence. `files` names single files of
-a Hub repository that `datasets` cannot load as one table, and `keep` selects rows by one field.
+a Hub repository that `datasets` cannot load as one table, `data_files` the files of each split where only a part of the
+repository is wanted, `columns` the columns that have other names than the format's, and `keep` selects rows by a field.
+data_cards/README.md documents every key.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from agenttuning.recipe.yaml_io import read_mapping
 CARDS = Path(__file__).resolve().parents[3] / "data_cards"
 LOCK = "lock.json"  # beside the cards
 Result = TypeVar("Result")
+KEEP = ("is", "is_not", "starts_with")
 SUFFIXES = (".jsonl", ".parquet", ".json")
 
 
@@ -38,7 +41,9 @@ class SourceCard:
     path: str | None = None
     splits: dict | None = None
     files: dict | None = None  # {split: file in the Hub repository}
-    keep: dict | None = None  # {"field": name, "is": value} or {"field": name, "is_not": value}
+    data_files: dict | None = None  # {split: glob in the Hub repository}, as `datasets.load_dataset` takes it
+    columns: dict | None = None  # {the format's name of a column: its name in this data}
+    keep: dict | list | None = None  # {"field": name, one of KEEP: value}, or a list of those that must all hold
     loss_flags: str | None = None
     licence: str | None = None
     licence_url: str | None = None
@@ -73,7 +78,14 @@ def load_card(name: str, root: Path | None = None) -> SourceCard:
         raise UserError(
             f"{folder / 'source.yaml'}: revision is missing; the data could change between runs; pin a commit"
         )
-    return SourceCard(name=name, root=(root or CARDS).parent, **values)
+    card = SourceCard(name=name, root=(root or CARDS).parent, **values)
+    for rule in _keep_rules(card):
+        if not isinstance(rule, dict) or set(rule) not in ({"field", word} for word in KEEP):
+            raise UserError(
+                f"{folder / 'source.yaml'}: keep holds {rule!r}; it would select other rows than meant; write `field: "
+                f"NAME` and one of {', '.join(KEEP)}"
+            )
+    return card
 
 
 def read(card: SourceCard, path: str | Path | None = None) -> Iterator[tuple[str, object]]:
@@ -85,10 +97,10 @@ def read(card: SourceCard, path: str | Path | None = None) -> Iterator[tuple[str
     """
     local = local_path(card, path)
     if local is None:
-        yield from _counted(card, _hub_files(card) if card.files else _hub(card))
-        return
-    for file in local_files(local):
-        yield from ((file.stem, row) for row in _rows(file) if _kept(card, row))
+        wanted = _counted(card, _hub_files(card) if card.files else _hub(card))
+    else:
+        wanted = ((file.stem, row) for file in local_files(local) for row in _rows(file) if _kept(card, row))
+    yield from ((split, _renamed(card, row)) for split, row in wanted)
 
 
 def pin(
@@ -164,9 +176,9 @@ def is_commit(revision: str) -> bool:
 def fingerprint(card: SourceCard, path: str | Path | None = None) -> dict:
     """What identifies the content of a pinned card: sha256 per local file, or the Hub id and commit."""
     local = local_path(card, path)
-    rules = {"format": card.format, "keep": card.keep}
+    rules = {"format": card.format, "keep": card.keep, "columns": card.columns}
     if local is None:
-        return {"hub_id": card.hub_id, "commit": card.revision, "hub_files": card.files, **rules}
+        return {"hub_id": card.hub_id, "commit": card.revision, "hub_files": card.files or card.data_files, **rules}
     return {"files": {file.name: _sha256(file) for file in local_files(local)}, **rules}
 
 
@@ -196,7 +208,8 @@ def local_files(local: Path) -> list[Path]:
 def _hub(card: SourceCard) -> Iterator[tuple[str, object]]:
     from datasets import load_dataset
 
-    splits = reach_hub(card, lambda hub_id: load_dataset(hub_id, revision=card.revision))
+    part = {"data_files": card.data_files} if card.data_files else {}
+    splits = reach_hub(card, lambda hub_id: load_dataset(hub_id, revision=card.revision, **part))
     for split, table in splits.items():
         yield from ((split, row) for row in table)
 
@@ -229,10 +242,23 @@ def _counted(card: SourceCard, rows: Iterator[tuple[str, object]]) -> Iterator[t
 
 
 def _kept(card: SourceCard, row: object) -> bool:
-    if card.keep is None or not isinstance(row, dict):
-        return True
-    value = row.get(card.keep["field"])
-    return value == card.keep["is"] if "is" in card.keep else value != card.keep["is_not"]
+    return not isinstance(row, dict) or all(_holds(rule, row.get(rule["field"])) for rule in _keep_rules(card))
+
+
+def _keep_rules(card: SourceCard) -> list:
+    return [] if card.keep is None else card.keep if isinstance(card.keep, list) else [card.keep]
+
+
+def _holds(rule: dict, value: object) -> bool:
+    if "starts_with" in rule:
+        return isinstance(value, str) and value.startswith(rule["starts_with"])
+    return value == rule["is"] if "is" in rule else value != rule["is_not"]
+
+
+def _renamed(card: SourceCard, row: object) -> object:
+    if card.columns is None or not isinstance(row, dict):
+        return row
+    return {**row, **{ours: row.get(theirs) for ours, theirs in card.columns.items()}}
 
 
 def reach_hub(card: SourceCard, action: Callable[[str], Result]) -> Result:
