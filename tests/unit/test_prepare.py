@@ -249,6 +249,21 @@ def test_known_defects_are_counted_and_dropped_when_asked(world, tokenizer, caps
         load(world, "mixture.sources.agents.defects=fix")
 
 
+def test_another_language_is_dropped_and_counted(world, tokenizer):
+    rows = [chat_row(number, exchanges=2) for number in range(60)]
+    for row, text in zip(rows, ["Bitte erkläre mir, wie Ebbe und Flut vom Mond abhängen. "] * 4, strict=False):
+        for turn in row["conversations"]:
+            turn["value"] = text
+    write_jsonl(world / "raw" / "chats" / "train.jsonl", rows)
+    assert build(world, tokenizer, "max_length=900").mixture["sources"]["chats"]["dropped"] == {}
+    card = world / "data_cards" / "chats" / "source.yaml"
+    card.write_text(card.read_text() + "language: en\n")
+    prepared = build(world, tokenizer, "max_length=900")
+    source = prepared.mixture["sources"]["chats"]
+    assert not prepared.reused and source["dropped"]["language: de"] == 4
+    assert source["rows_read"] == 60 == source["rows"] + sum(source["dropped"].values())
+
+
 def longer_agents(world, steps, count=10):
     """Make the first agent row long: `steps` trained turns of forty words."""
     rows = [agent_row(number) for number in range(count)]

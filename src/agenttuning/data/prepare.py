@@ -129,6 +129,7 @@ def _settings(recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: di
 def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, float], folder: Path) -> dict:
     from datasets import concatenate_datasets, disable_progress_bars
 
+    from agenttuning.data.language import Language
     from agenttuning.data.mixture import realised
     from agenttuning.data.pool import Rules, build_pool
 
@@ -146,9 +147,10 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
     work = folder / "work"
     work.mkdir()
     found = {name: defects.Defects(name, mixture.sources[name].defects == "drop") for name in sorted(shares)}
-    pools = {
-        name: build_pool(cards[name], paths.get(name), tokenizer, rules, work, [look]) for name, look in found.items()
-    }
+    pools = {}
+    for name, look in found.items():
+        filters = [Language(cards[name].language), look] if cards[name].language else [look]
+        pools[name] = build_pool(cards[name], paths.get(name), tokenizer, rules, work, filters)
     order = _order(recipe, pools, shares)
     tables = [pools[name].dataset() for name in order.names]
     offsets = [sum(len(table) for table in tables[:index]) for index in range(len(tables))]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agenttuning.data.convert import FORMATS, Unreadable
+from agenttuning.data.language import identity
 from agenttuning.errors import UserError
 from agenttuning.recipe.yaml_io import read_mapping
 
@@ -44,6 +45,7 @@ class SourceCard:
     data_files: dict | None = None  # {split: glob in the Hub repository}, as `datasets.load_dataset` takes it
     columns: dict | None = None  # {the format's name of a column: its name in this data}
     keep: dict | list | None = None  # {"field": name, one of KEEP: value}, or a list of those that must all hold
+    language: str | None = None  # ISO 639-1; rows in another language are dropped and counted (data/language.py)
     loss_flags: str | None = None
     licence: str | None = None
     licence_url: str | None = None
@@ -176,7 +178,7 @@ def is_commit(revision: str) -> bool:
 def fingerprint(card: SourceCard, path: str | Path | None = None) -> dict:
     """What identifies the content of a pinned card: sha256 per local file, or the Hub id and commit."""
     local = local_path(card, path)
-    rules = {"format": card.format, "keep": card.keep, "columns": card.columns}
+    rules = {"format": card.format, "keep": card.keep, "columns": card.columns, "language": identity(card.language)}
     if local is None:
         return {"hub_id": card.hub_id, "commit": card.revision, "hub_files": card.files or card.data_files, **rules}
     return {"files": {file.name: _sha256(file) for file in local_files(local)}, **rules}
