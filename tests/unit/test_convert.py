@@ -175,7 +175,7 @@ near_rows = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(raws=st.lists(near_rows, max_size=6))
 def test_fuzz_every_row_of_a_file_is_kept_whole_or_named(raws, tmp_path_factory):
-    """Lone surrogates, 1 MB turns, roles out of turn, empty turns, ids twice, wrong types: nothing is lost or altered."""
+    """Lone surrogates, 1 MB turns, roles out of turn, empty turns, ids twice, wrong types: none is lost or altered."""
     file = tmp_path_factory.mktemp("fuzz") / "train.jsonl"
     file.write_text("".join(json.dumps(raw) + "\n" for raw in raws), encoding="ascii")
     aside = quarantine.Quarantine("s")
