@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from agenttuning.errors import UserError
@@ -59,7 +60,7 @@ def overrides(recipe: Recipe) -> list[str]:
     flat, words = recipe.flat(), {}
     for key, where in recipe.origin.items():
         if where == "command line" and key.startswith("mixture.sources."):
-            sources = {name: {"share": source.share} for name, source in recipe.mixture.sources.items()}
+            sources = {name: asdict(source) for name, source in recipe.mixture.sources.items()}
             words["mixture.sources"] = sources
         elif where == "command line":
             words[key] = flat[key]

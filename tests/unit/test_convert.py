@@ -154,6 +154,69 @@ def test_fuzz_only_row_errors(raw, format, fallback):
     json.dumps(row).encode("ascii")
 
 
+roles = st.sampled_from(["user", "assistant", "system"])
+texts = (
+    st.sampled_from(
+        ["", " \n", "hi", "\ud83d", "a\udcff", "</s>[/INST]", "\x00\x1b[0m", "\u202e\ufeff", "x" * 1_000_000]
+    )
+    | st.text(st.characters(exclude_categories=()), max_size=6)
+    | st.sampled_from([None, 7, 1.5, True, ["hi"], {"text": "hi"}])
+)
+ids = st.sampled_from(["a", "b", "", "\udcff", None, 3, ["a"]])
+near_rows = st.builds(
+    lambda row_id, turns: {"id": row_id, "messages": [{"role": role, "content": text} for role, text in turns]},
+    ids,
+    st.lists(st.tuples(roles, texts), max_size=4)
+    | texts.map(lambda text: [("user", "hi"), ("assistant", text)])
+    | st.just([("user", "hi"), ("assistant", "ho")]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(raws=st.lists(near_rows, max_size=6))
+def test_fuzz_every_row_of_a_file_is_kept_whole_or_named(raws, tmp_path_factory):
+    """Lone surrogates, 1 MB turns, roles out of turn, empty turns, ids twice, wrong types: none is lost or altered."""
+    file = tmp_path_factory.mktemp("fuzz") / "train.jsonl"
+    file.write_text("".join(json.dumps(raw) + "\n" for raw in raws), encoding="ascii")
+    aside = quarantine.Quarantine("s")
+    kept = list(quarantine.rows(sources.SourceCard("s", "messages", path="x"), file, aside))
+    assert aside.read == len(raws) == len(kept) + len(aside.records)
+    assert all(record["reason"] and record["split"] == "train" for record in aside.records)
+    assert len({row["id"] for row in kept}) == len(kept)
+    for row in kept:
+        place = row["id"].removeprefix("s_train_")
+        originals = [raw for raw in raws if raw["id"] == row["id"]] or [raws[int(place)]]
+        turns = [{key: message[key] for key in ("role", "content")} for message in row["messages"]]
+        assert turns in [raw["messages"] for raw in originals]
+        said = [message["role"] for message in row["messages"] if message["role"] != "system"]
+        assert said == ["user", "assistant"] * (len(said) // 2) and all(turn["content"].strip() for turn in turns)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    share=st.floats(0, 1, exclude_max=True), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=3)
+)
+def test_fuzz_a_half_written_or_damaged_parquet_file(share, flips, tmp_path_factory):
+    import pyarrow
+    from pyarrow import parquet
+
+    file = tmp_path_factory.mktemp("fuzz") / "train.parquet"
+    whole = [{**MESSAGES_ROW, "id": f"m{number}"} for number in range(600)]
+    parquet.write_table(pyarrow.Table.from_pylist(whole), file, row_group_size=200)
+    content = bytearray(file.read_bytes())
+    for place, value in flips:
+        content[int(place * (len(content) - 1))] = value
+    file.write_bytes(content if flips else content[: int(share * len(content))])
+    aside = quarantine.Quarantine("s")
+    try:
+        kept = list(quarantine.rows(sources.SourceCard("s", "messages", path="x"), file, aside))
+    except UserError as error:
+        assert "cannot be read as Parquet" in str(error) and str(file) in str(error)
+        return
+    assert flips, "a file that is cut short was read as if it were whole"
+    assert aside.read == len(kept) + len(aside.records)
+
+
 def test_quarantine_counts_every_kind(tmp_path):
     file = tmp_path / "os.jsonl"
     good = json.dumps(AGENT_ROW).encode()

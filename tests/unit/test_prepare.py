@@ -220,6 +220,50 @@ def test_a_file_that_lost_its_flags_stops_the_build(world, tokenizer):
         build(world, tokenizer, "mixture.max_quarantined=1.0")
 
 
+def test_known_defects_are_counted_and_dropped_when_asked(world, tokenizer, capsys):
+    rows = [agent_row(number) for number in range(10)]
+    for row in rows[:3]:
+        row["conversations"][2]["value"] += "\x1b[0m"
+    write_jsonl(world / "raw" / "agents" / "train.jsonl", rows)
+    bad = [row["id"] for row in rows[:3]]
+    kept = build(world, tokenizer)
+    assert kept.mixture["sources"]["agents"]["defects"] == {"terminal_escapes": 3}
+    assert kept.mixture["sources"]["agents"]["dropped"] == {} and kept.mixture["sources"]["agents"]["rows"] == 10
+    assert [json.loads(line)["id"] for line in (kept.path / "defects.jsonl").open()] == bad
+    assert (kept.path / "dropped.jsonl").read_text() == ""
+    dropped = build(world, tokenizer, "mixture.sources.agents.defects=drop")
+    source = dropped.mixture["sources"]["agents"]
+    assert not dropped.reused and source["rows_read"] == 10 and source["rows"] == 7 and source["quarantined"] == 0
+    assert source["dropped"] == {"defect: terminal_escapes": 3} and source["defects"] == {"terminal_escapes": 3}
+    lines = [json.loads(line) for line in (dropped.path / "dropped.jsonl").open()]
+    assert [(line["id"], line["reason"]) for line in lines] == [(each, "defect: terminal_escapes") for each in bad]
+    assert not {row["id"] for row in dropped.load()} & set(bad)
+    prepare.prepare_cli(load(world, "mixture.sources.agents.defects=drop"), {})
+    assert "agents: dropped 3 rows (defect: terminal_escapes)" in capsys.readouterr().out
+    for row in rows:
+        row["conversations"][2]["value"] += "\x1b[0m"
+    write_jsonl(world / "raw" / "agents" / "train.jsonl", rows)
+    with pytest.raises(UserError, match="all of its 10 rows are dropped"):
+        build(world, tokenizer, "mixture.sources.agents.defects=drop")
+    with pytest.raises(UserError, match="not one of keep, drop"):
+        load(world, "mixture.sources.agents.defects=fix")
+
+
+def test_another_language_is_dropped_and_counted(world, tokenizer):
+    rows = [chat_row(number, exchanges=2) for number in range(60)]
+    for row, text in zip(rows, ["Bitte erkläre mir, wie Ebbe und Flut vom Mond abhängen. "] * 4, strict=False):
+        for turn in row["conversations"]:
+            turn["value"] = text
+    write_jsonl(world / "raw" / "chats" / "train.jsonl", rows)
+    assert build(world, tokenizer, "max_length=900").mixture["sources"]["chats"]["dropped"] == {}
+    card = world / "data_cards" / "chats" / "source.yaml"
+    card.write_text(card.read_text() + "language: en\n")
+    prepared = build(world, tokenizer, "max_length=900")
+    source = prepared.mixture["sources"]["chats"]
+    assert not prepared.reused and source["dropped"]["language: de"] == 4
+    assert source["rows_read"] == 60 == source["rows"] + sum(source["dropped"].values())
+
+
 def longer_agents(world, steps, count=10):
     """Make the first agent row long: `steps` trained turns of forty words."""
     rows = [agent_row(number) for number in range(count)]

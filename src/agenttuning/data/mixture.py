@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy
@@ -106,6 +107,7 @@ def realised(order: Order, pools: dict[str, Pool], shares: dict[str, float]) -> 
         record[name] = {
             "rows_read": pool.quarantine.read,
             "quarantined": len(pool.quarantine.records),
+            "dropped": dict(sorted(Counter(record["reason"] for record in pool.dropped).items())),
             "overlong": pool.overlong,
             "overlong_dropped": pool.overlong_dropped,
             "supervised_tokens_lost": pool.supervised_lost,

@@ -1,8 +1,9 @@
 """From a recipe's mixture to the Arrow dataset that training reads: encoded, verified, drawn, written whole or not.
 
 The output folder loads with `datasets.load_from_disk` (columns input_ids and labels: int32 lists, labels -100 where
-masked; source, id: text) and also holds mixture.json (what was asked and what came out) and quarantine.jsonl. Its key
-is a hash of everything the rows depend on, so a second call with the same inputs reads it instead of building it.
+masked; source, id: text) and also holds mixture.json (what was asked and what came out) and, by row, what was malformed
+(quarantine.jsonl), refused by a filter (dropped.jsonl) or known to be defective (defects.jsonl). Its key is a hash of
+everything the rows depend on, so a second call with the same inputs reads it instead of building it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.chat import load_tokenizer
-from agenttuning.data import quarantine
-from agenttuning.data.sources import SourceCard, fingerprint, load_card, pin
+from agenttuning.data import defects, quarantine
+from agenttuning.data.sources import LOCK, SourceCard, fingerprint, load_card, pin
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
 from agenttuning.rows import name_fingerprint, packing_line, trainable_rows
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from agenttuning.recipe import Recipe
 
-LAYOUT = 1  # raise when the rows made from the same inputs change
+LAYOUT = 2  # raise when the rows made from the same inputs change
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def prepare(
             f"its sources are {', '.join(shares)}"
         )
     earlier = _read_mixture(out_dir).get("settings", {}).get("sources", {})
+    folder = recipe.root / "data_cards"
     cards = {
-        name: pin(load_card(name, recipe.root / "data_cards"), paths.get(name), earlier.get(name, {}).get("commit"))
+        name: pin(load_card(name, folder), paths.get(name), earlier.get(name, {}).get("commit"), folder / LOCK)
         for name in shares
     }
     settings = _settings(recipe, tokenizer, cards, paths)
@@ -104,6 +106,8 @@ def prepare_cli(recipe: Recipe, data_paths: Mapping[str, str | Path]) -> Prepare
     rows = trainable_rows(prepared, recipe)
     print(mixture_table(prepared.mixture))
     print(packing_line(rows, recipe, prepared.mixture["tokens"]))
+    if notes := defects.summary(prepared.mixture):
+        print(notes)
     print(f"{'reused' if prepared.reused else 'written'}: {prepared.path}")
     return prepared
 
@@ -129,6 +133,7 @@ def _settings(recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: di
 def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, float], folder: Path, key: str) -> dict:
     from datasets import concatenate_datasets, disable_progress_bars
 
+    from agenttuning.data.language import Language
     from agenttuning.data.mixture import realised
     from agenttuning.data.pool import Rules, build_pool
 
@@ -145,17 +150,25 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
     )
     work = folder / "work"
     work.mkdir()
-    pools = {name: build_pool(cards[name], paths.get(name), tokenizer, rules, work) for name in sorted(shares)}
+    found = {name: defects.Defects(name, mixture.sources[name].defects == "drop") for name in sorted(shares)}
+    pools = {}
+    for name, look in found.items():
+        filters = [Language(cards[name].language), look] if cards[name].language else [look]
+        pools[name] = build_pool(cards[name], paths.get(name), tokenizer, rules, work, filters)
     order = _order(recipe, pools, shares)
     tables = [pools[name].dataset() for name in order.names]
     offsets = [sum(len(table) for table in tables[:index]) for index in range(len(tables))]
     rows = [offsets[source] + row for source, row in zip(order.sources.tolist(), order.rows.tolist(), strict=True)]
     concatenate_datasets(tables).select(rows).save_to_disk(str(folder))
     name_fingerprint(folder, key)
-    quarantine.write([pools[name].quarantine for name in order.names], folder / "quarantine.jsonl")
+    quarantine.write([pools[name].quarantine.records for name in order.names], folder / "quarantine.jsonl")
+    quarantine.write([pools[name].dropped for name in order.names], folder / "dropped.jsonl")
+    quarantine.write([found[name].records for name in order.names], folder / "defects.jsonl")
     del tables
     shutil.rmtree(work)
     sources = realised(order, pools, shares)
+    for name, source in sources.items():
+        source["defects"] = dict(sorted(found[name].found.items()))
     totals = {key: sum(source[key] for source in sources.values()) for key in ("draws", "tokens", "supervised_tokens")}
     return {**totals, "sources": sources}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,11 +60,11 @@ def rows(card: SourceCard, path: str | Path | None, quarantine: Quarantine) -> I
         yield {**row, "split": split}
 
 
-def write(quarantines: list[Quarantine], path: Path) -> None:
-    """Write all records as JSON lines (ASCII only: an id may hold anything)."""
+def write(lists: Iterable[list[dict]], path: Path) -> None:
+    """Write the records of all sources as JSON lines (ASCII only: an id may hold anything)."""
     with path.open("w", encoding="ascii") as out:
-        for quarantine in quarantines:
-            out.writelines(json.dumps(record) + "\n" for record in quarantine.records)
+        for records in lists:
+            out.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def _kind(reason: str) -> str:

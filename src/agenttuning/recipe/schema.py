@@ -30,9 +30,13 @@ def one_of(*words: str, default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True)
 class Source:
-    """One data source. `share` is its part of all conversations drawn, in (0, 1]."""
+    """One data source. `share` is its part of all conversations drawn, in (0, 1].
+
+    defects: whether rows with a known defect (data/defects.py) are used, as in the paper, or dropped and counted.
+    """
 
     share: float
+    defects: str = one_of("keep", "drop", default="keep")
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ def flatten(nested: dict[str, Any]) -> dict[str, Any]:
             flat[prefix] = content
 
     for key, value in nested.items():
-        # mixture.sources.<name>.share is the deepest key there is
+        # mixture.sources.<name>.share and its neighbours are the deepest keys there are
         walk(key, value, 3 if key in ("mixture", "launch", "publish") else 0)
     return flat
 
