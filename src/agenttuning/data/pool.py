@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
+Filter = Callable[[dict], str | None]  # a converted row -> None to keep it, or the reason to drop it
 BATCH = 256  # conversations per tokenizer call
 
 
@@ -47,6 +50,8 @@ class Pool:
     overlong: int = 0  # conversations above max_length
     overlong_dropped: int = 0  # of those, the ones of which nothing is left
     supervised_read: int = 0  # supervised tokens before `overlong`
+    dropped: list[dict] = field(default_factory=list)  # rows that a filter refused: source, split, id, reason
+    splits: list[str] = field(default_factory=list)  # the split of each row
 
     @property
     def supervised_lost(self) -> int:
@@ -61,10 +66,17 @@ class Pool:
 
 
 def build_pool(
-    card: SourceCard, path: str | Path | None, tokenizer: PreTrainedTokenizerFast, rules: Rules, folder: Path
+    card: SourceCard,
+    path: str | Path | None,
+    tokenizer: PreTrainedTokenizerFast,
+    rules: Rules,
+    folder: Path,
+    filters: Iterable[Filter] = (),
 ) -> Pool:
-    """Read and encode a source into `folder`. Raises UserError past `max_quarantined` or `max_overlong_loss`, for a
-    source of which nothing is left or whose tokens are all or none supervised, and MaskError if a mask is wrong.
+    """Read and encode a source into `folder`, without the rows that one of `filters` refuses.
+
+    Raises UserError past `max_quarantined` or `max_overlong_loss`, for a source of which nothing is left or whose
+    tokens are all or none supervised, and MaskError if a mask is wrong.
     """
     import pyarrow
     from tqdm import tqdm
@@ -74,7 +86,7 @@ def build_pool(
     schema = pyarrow.schema(
         [("input_ids", ids), ("labels", ids), ("source", pyarrow.string()), ("id", pyarrow.string())]
     )
-    source = rows(card, path, pool.quarantine)
+    source = _kept(rows(card, path, pool.quarantine), tuple(filters), pool)
     headers = 0
     with (
         pyarrow.ipc.new_stream(str(pool.file), schema) as out,
@@ -90,6 +102,7 @@ def build_pool(
             headers += sum(piece.count(tokenizer.bos_token_id) for piece in columns["input_ids"])
             bar.update(len(batch))
     pool.quarantine.check(rules.max_quarantined)
+    _check_dropped(pool)
     _check_overlong(pool, rules)
     check_supervised_share(card.name, sum(pool.lengths) - headers, sum(pool.supervised), rules.loss)
     return pool
@@ -105,6 +118,31 @@ def check_supervised_share(name: str, tokens: int, supervised_tokens: int, loss:
             f"{name}: {share} of its {tokens} tokens are supervised under loss {loss!r}; the run would learn "
             f"{'nothing from it' if share == 'none' else 'the prompts too'}; check its flags, or the recipe's `loss`"
         )
+
+
+def keep_splits(names: Collection[str]) -> Filter:
+    """A filter that drops the rows of every split but `names`."""
+    return lambda row: None if row["split"] in names else f"split {row['split']} has no share"
+
+
+def _kept(source: Iterator[dict], filters: tuple[Filter, ...], pool: Pool) -> Iterator[dict]:
+    for row in source:
+        reason = next((reason for reason in (refuse(row) for refuse in filters) if reason is not None), None)
+        if reason is None:
+            yield row
+        else:
+            pool.dropped.append({"source": pool.name, "split": row["split"], "id": row["id"], "reason": reason})
+
+
+def _check_dropped(pool: Pool) -> None:
+    if not pool.dropped or len(pool.dropped) + len(pool.quarantine.records) < pool.quarantine.read:
+        return
+    reasons = Counter(record["reason"] for record in pool.dropped).most_common(3)
+    raise UserError(
+        f"{pool.name}: all of its {pool.quarantine.read} rows are dropped or malformed "
+        f"({'; '.join(f'{count} x {reason}' for reason, count in reasons)}); nothing could be drawn from it; keep "
+        f"these rows, or leave the source out"
+    )
 
 
 def _add(pool: Pool, row: dict, whole, tokenizer, rules: Rules, columns: dict[str, list]) -> None:
@@ -124,6 +162,7 @@ def _add(pool: Pool, row: dict, whole, tokenizer, rules: Rules, columns: dict[st
         columns["labels"].append(piece.labels)
         columns["source"].append(pool.name)
         columns["id"].append(row["id"] if len(pieces) == 1 else f"{row['id']}#{number}")
+        pool.splits.append(row["split"])
         pool.lengths.append(len(piece.input_ids))
         pool.supervised.append(supervised(piece))
 

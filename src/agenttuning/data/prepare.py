@@ -1,8 +1,9 @@
 """From a recipe's mixture to the Arrow dataset that training reads: encoded, verified, drawn, written whole or not.
 
 The output folder loads with `datasets.load_from_disk` (columns input_ids and labels: int32 lists, labels -100 where
-masked; source, id: text) and also holds mixture.json (what was asked and what came out) and quarantine.jsonl. Its key
-is a hash of everything the rows depend on, so a second call with the same inputs reads it instead of building it.
+masked; source, id: text) and also holds mixture.json (what was asked and what came out), quarantine.jsonl and
+dropped.jsonl (what the recipe's filters left out, one row each with its reason). Its key is a hash of everything the
+rows depend on, so a second call with the same inputs reads it instead of building it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
+    from agenttuning.data.pool import Filter
     from agenttuning.recipe import Recipe
 
 LAYOUT = 1  # raise when the rows made from the same inputs change
@@ -145,7 +147,10 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
     )
     work = folder / "work"
     work.mkdir()
-    pools = {name: build_pool(cards[name], paths.get(name), tokenizer, rules, work) for name in sorted(shares)}
+    filters = {name: filters_of(recipe, name) for name in sorted(shares)}
+    pools = {
+        name: build_pool(cards[name], paths.get(name), tokenizer, rules, work, kept) for name, kept in filters.items()
+    }
     order = _order(recipe, pools, shares)
     tables = [pools[name].dataset() for name in order.names]
     offsets = [sum(len(table) for table in tables[:index]) for index in range(len(tables))]
@@ -153,6 +158,8 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
     concatenate_datasets(tables).select(rows).save_to_disk(str(folder))
     name_fingerprint(folder, key)
     quarantine.write([pools[name].quarantine for name in order.names], folder / "quarantine.jsonl")
+    with (folder / "dropped.jsonl").open("w", encoding="ascii") as out:
+        out.writelines(json.dumps(record) + "\n" for name in order.names for record in pools[name].dropped)
     del tables
     shutil.rmtree(work)
     sources = realised(order, pools, shares)
@@ -160,7 +167,22 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
     return {**totals, "sources": sources}
 
 
+def filters_of(recipe: Recipe, name: str) -> list[Filter]:
+    """The filters that the recipe asks for on source `name`, in the order they are asked."""
+    from agenttuning.data.pool import keep_splits
+
+    splits = recipe.mixture.sources[name].splits
+    return [keep_splits(splits)] if splits else []
+
+
 def _order(recipe: Recipe, pools: dict, shares: dict[str, float]):
+    from agenttuning.data.mixture import by_split
+
+    splits = {name: recipe.mixture.sources[name].splits for name in pools}
+    return by_split(pools, shares, splits, lambda parts, part_shares: _draw(recipe, parts, part_shares))
+
+
+def _draw(recipe: Recipe, pools: dict, shares: dict[str, float]):
     from agenttuning.data.mixture import draw, draw_tokens
 
     draws, seed = recipe.mixture.draws, recipe.mixture.seed
