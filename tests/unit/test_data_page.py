@@ -128,7 +128,10 @@ def test_what_was_left_out_is_counted_by_reason(world):  # noqa: F811
     overrides = hostile(world)
     _, text = shown(*overrides)
     folder = world / "runs/tiny/sft/data"
-    assert "dropped" not in json.loads((folder / "mixture.json").read_text())["sources"]["chats"]
+    mixture = json.loads((folder / "mixture.json").read_text())
+    assert mixture["sources"]["chats"]["dropped"] == {}
+    mixture["sources"]["chats"]["dropped"] = {"copy of another row": 7}
+    (folder / "mixture.json").write_text(json.dumps(mixture))
     dropped = [{"source": "chats", "id": f"chat_{n}", "reason": f"copy of row {n}"} for n in range(7)]
     (folder / "dropped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in dropped))
     found = data_page.reasons(folder)

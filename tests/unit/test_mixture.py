@@ -76,7 +76,11 @@ def test_empty_source_is_refused():
 
 def pool(name, lengths):
     aside = Quarantine(name, read=len(lengths) + 1, records=[{"reason": "x"}])
-    return Pool(name, Path("unused"), aside, list(lengths), [length // 2 for length in lengths], supervised_read=10**6)
+    splits = ["odd" if row % 2 else "even" for row in range(len(lengths))]
+    halves = [length // 2 for length in lengths]
+    return Pool(
+        name, Path("unused"), aside, lengths=list(lengths), supervised=halves, supervised_read=10**6, splits=splits
+    )
 
 
 def test_draws_measured_in_tokens():
@@ -108,3 +112,32 @@ def test_realised_record_adds_up():
     assert a["tokens"] == sum([100, 200, 300][row] for row in drawn(order, "a"))
     assert a["epochs"] == a["draws"] / 3 and a["rows_drawn"] == 3 and a["rows"] == 3 and a["quarantined"] == 1
     assert a["share_asked"] == 0.25 and a["share_of_tokens"] != a["share_realised"]
+
+
+def in_parts(splits, draws=4000):
+    pools = {"a": pool("a", range(10, 40)), "b": pool("b", range(100, 900))}
+
+    def pick(parts, shares):
+        return mixture.draw({name: len(part.lengths) for name, part in parts.items()}, shares, draws, seed=5)
+
+    return mixture.by_split(pools, {"a": 0.25, "b": 0.75}, splits, pick), pick, pools
+
+
+def test_splits_have_the_shares_of_their_source():
+    order, _, pools = in_parts({"a": {"even": 0.9, "odd": 0.1}, "b": None})
+    a = order.rows[order.sources == order.names.index("a")]
+    assert order.names == ["a", "b"] and abs(len(a) / 4000 - 0.25) < 0.03
+    assert abs((a % 2 == 0).mean() - 0.9) < 0.04 and set(a.tolist()) == set(range(30))
+    record = mixture.realised(order, pools, {"a": 0.25, "b": 0.75})
+    assert record["a"]["draws_of_splits"] == {"even": int((a % 2 == 0).sum()), "odd": int((a % 2 == 1).sum())}
+
+
+def test_without_splits_the_order_is_what_it_was():
+    order, pick, pools = in_parts({"a": None, "b": None})
+    plain = pick(pools, {"a": 0.25, "b": 0.75})
+    assert (order.sources == plain.sources).all() and (order.rows == plain.rows).all()
+
+
+def test_a_split_without_rows_is_named():
+    with pytest.raises(UserError, match="'third'.*splits with rows: even, odd"):
+        in_parts({"a": {"even": 0.5, "third": 0.5}})

@@ -445,3 +445,38 @@ def test_inputs_are_not_changed(tokenizer):
     before = deepcopy(messages)
     fit(chat.encode(messages, tokenizer), messages, tokenizer, 330, "split_at_turn")
     assert messages == before
+
+
+def two_tasks(world):
+    card = "path: raw/agents\nformat: agentinstruct\nsplits: {os: 6, db: 4}\n"
+    (world / "data_cards" / "agents" / "source.yaml").write_text(card)
+    (world / "raw" / "agents" / "train.jsonl").unlink()
+    write_jsonl(world / "raw" / "agents" / "os.jsonl", [agent_row(number) for number in range(6)])
+    write_jsonl(world / "raw" / "agents" / "db.jsonl", [agent_row(number) for number in range(6, 10)])
+
+
+def test_a_task_left_out_is_counted_and_listed(world, tokenizer):
+    two_tasks(world)
+    prepared = build(world, tokenizer, "mixture.sources.agents.splits={os: 1.0}")
+    record = prepared.mixture["sources"]["agents"]
+    assert record["rows_read"] == 10 and record["rows"] == 6 and record["dropped"] == {"split db has no share": 4}
+    assert set(record["draws_of_splits"]) == {"os"} and prepared.mixture["sources"]["chats"]["dropped"] == {}
+    listed = [json.loads(line) for line in (prepared.path / "dropped.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in listed] == [agent_row(number)["id"] for number in range(6, 10)]
+    assert all(one["source"] == "agents" and one["split"] == "db" for one in listed)
+    assert not {row["id"] for row in prepared.load()} & {one["id"] for one in listed}
+
+
+def test_filters_that_drop_everything_stop_the_build(world, tokenizer):
+    two_tasks(world)
+    with pytest.raises(UserError, match="agents: all of its 10 rows.*6 x split os has no share"):
+        build(world, tokenizer, "mixture.sources.agents.splits={kg: 1.0}")
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [("{os: 0.5, db: 0.4}", "sum to 0.9, not 1"), ("{os: 1.0, db: 0}", "db is 0"), ("{os: many}", "os is 'many'")],
+)
+def test_shares_of_splits_are_checked(world, splits, message):
+    with pytest.raises(UserError, match=message):
+        load(world, f"mixture.sources.agents.splits={splits}")

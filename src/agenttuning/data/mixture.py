@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy
 
@@ -86,6 +87,46 @@ def draw_tokens(pools: dict[str, Pool], shares: dict[str, float], tokens: int, s
         draws *= 2
 
 
+def by_split(
+    pools: dict[str, Pool],
+    shares: dict[str, float],
+    splits: dict[str, dict[str, float] | None],
+    pick: Callable[[dict[str, Pool], dict[str, float]], Order],
+) -> Order:
+    """The order that `pick(pools, shares)` gives when each split with a share counts as a source of its own, told in
+    the sources themselves. `splits` is {source: {split: share of this source}, or None for all rows alike}; the order
+    of a mixture without any is `pick`'s own. Raises UserError for a split without rows.
+    """
+    parts: dict[str, Pool] = {}
+    part_shares: dict[str, float] = {}
+    origin: dict[str, tuple[str, numpy.ndarray]] = {}
+    for name, pool in pools.items():
+        if not splits.get(name):
+            parts[name], part_shares[name] = pool, shares[name]
+            origin[name] = (name, numpy.arange(len(pool.lengths)))
+            continue
+        for split, share in splits[name].items():
+            label, rows = f"{name}/{split}", numpy.flatnonzero(numpy.array(pool.splits, dtype=object) == split)
+            if not len(rows):
+                raise UserError(
+                    f"mixture.sources.{name}.splits gives {split!r} the share {share:g}, and none of its rows is left; "
+                    f"nothing could be drawn; splits with rows: {', '.join(sorted(set(pool.splits))) or 'none'}"
+                )
+            parts[label] = replace(
+                pool,
+                lengths=[pool.lengths[row] for row in rows],
+                supervised=[pool.supervised[row] for row in rows],
+            )
+            part_shares[label], origin[label] = shares[name] * share, (name, rows)
+    order = pick(parts, part_shares)
+    names = sorted({origin[label][0] for label in order.names})
+    sources, drawn = numpy.empty_like(order.sources), numpy.empty_like(order.rows)
+    for index, label in enumerate(order.names):
+        here, (name, rows) = order.sources == index, origin[label]
+        sources[here], drawn[here] = names.index(name), rows[order.rows[here]]
+    return Order(names, sources, drawn)
+
+
 def lengths_of(order: Order, pools: dict[str, Pool], column: str) -> numpy.ndarray:
     """Tokens (`column="lengths"`) or supervised tokens ("supervised") of each draw."""
     result = numpy.zeros(len(order.rows), dtype=numpy.int64)
@@ -121,5 +162,6 @@ def realised(order: Order, pools: dict[str, Pool], shares: dict[str, float]) -> 
             "epochs": draws / len(pool.lengths),
             "tokens": int(tokens[here].sum()),
             "supervised_tokens": int(labelled[here].sum()),
+            "draws_of_splits": dict(sorted(Counter(pool.splits[row] for row in order.rows[here].tolist()).items())),
         }
     return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,7 @@ class Pool:
     overlong_dropped: int = 0  # of those, the ones of which nothing is left
     supervised_read: int = 0  # supervised tokens before `overlong`
     dropped: list[dict] = field(default_factory=list)  # rows that a filter refused: source, split, id, reason
+    splits: list[str] = field(default_factory=list)  # the split of each row
 
     @property
     def supervised_lost(self) -> int:
@@ -119,6 +120,11 @@ def check_supervised_share(name: str, tokens: int, supervised_tokens: int, loss:
         )
 
 
+def keep_splits(names: Collection[str]) -> Filter:
+    """A filter that drops the rows of every split but `names`."""
+    return lambda row: None if row["split"] in names else f"split {row['split']} has no share"
+
+
 def _kept(source: Iterator[dict], filters: tuple[Filter, ...], pool: Pool) -> Iterator[dict]:
     for row in source:
         reason = next((reason for reason in (refuse(row) for refuse in filters) if reason is not None), None)
@@ -156,6 +162,7 @@ def _add(pool: Pool, row: dict, whole, tokenizer, rules: Rules, columns: dict[st
         columns["labels"].append(piece.labels)
         columns["source"].append(pool.name)
         columns["id"].append(row["id"] if len(pieces) == 1 else f"{row['id']}#{number}")
+        pool.splits.append(row["split"])
         pool.lengths.append(len(piece.input_ids))
         pool.supervised.append(supervised(piece))
 

@@ -135,7 +135,7 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
 
     from agenttuning.data.language import Language
     from agenttuning.data.mixture import realised
-    from agenttuning.data.pool import Rules, build_pool
+    from agenttuning.data.pool import Rules, build_pool, keep_splits
 
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -153,8 +153,9 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
     found = {name: defects.Defects(name, mixture.sources[name].defects == "drop") for name in sorted(shares)}
     pools = {}
     for name, look in found.items():
-        filters = [Language(cards[name].language), look] if cards[name].language else [look]
-        pools[name] = build_pool(cards[name], paths.get(name), tokenizer, rules, work, filters)
+        asked = [keep_splits(splits)] if (splits := mixture.sources[name].splits) else []
+        asked += [Language(cards[name].language)] if cards[name].language else []
+        pools[name] = build_pool(cards[name], paths.get(name), tokenizer, rules, work, [*asked, look])
     order = _order(recipe, pools, shares)
     tables = [pools[name].dataset() for name in order.names]
     offsets = [sum(len(table) for table in tables[:index]) for index in range(len(tables))]
@@ -174,6 +175,13 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
 
 
 def _order(recipe: Recipe, pools: dict, shares: dict[str, float]):
+    from agenttuning.data.mixture import by_split
+
+    splits = {name: recipe.mixture.sources[name].splits for name in pools}
+    return by_split(pools, shares, splits, lambda parts, part_shares: _draw(recipe, parts, part_shares))
+
+
+def _draw(recipe: Recipe, pools: dict, shares: dict[str, float]):
     from agenttuning.data.mixture import draw, draw_tokens
 
     draws, seed = recipe.mixture.draws, recipe.mixture.seed

@@ -33,10 +33,12 @@ class Source:
     """One data source. `share` is its part of all conversations drawn, in (0, 1].
 
     defects: whether rows with a known defect (data/defects.py) are used, as in the paper, or dropped and counted.
+    splits: {split: its share of this source}, summing to 1; a split left out is left out. None: all rows alike.
     """
 
     share: float
     defects: str = one_of("keep", "drop", default="keep")
+    splits: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,19 @@ def check_values(values: dict[str, Any], where: str, origin: dict[str, str]) -> 
             raise UserError(f"{origin[key]}: `{key}: {values[key]}`; it must be 1 or more.")
 
 
+def _check_splits(place: str, splits: dict | None) -> None:
+    if splits is None:
+        return
+    wrong = [split for split, share in splits.items() if not accepts({"float"}, share) or not 0 < share <= 1]
+    if wrong:
+        raise UserError(f"{place}.{wrong[0]} is {splits[wrong[0]]!r}; shares lie in (0, 1]. Leave a split out for 0.")
+    if abs(sum(splits.values()) - 1) > 1e-6:
+        raise UserError(
+            f"{place} sum to {sum(splits.values()):.6g}, not 1; the source would not be drawn as you wrote it. "
+            f"Shares: {', '.join(f'{split} {share:g}' for split, share in splits.items())}."
+        )
+
+
 def check_blocks(mixture: Mixture, loss: Any, launch: Launch, where: str) -> None:
     """Rules that types cannot say: ranges, and shares that sum to 1. Raises UserError."""
     if loss not in LOSSES:
@@ -220,6 +235,7 @@ def check_blocks(mixture: Mixture, loss: Any, launch: Launch, where: str) -> Non
     for name, source in mixture.sources.items():
         if not 0 < source.share <= 1:
             raise UserError(f"{where}: mixture.sources.{name}.share is {source.share}; shares lie in (0, 1].")
+        _check_splits(f"{where}: mixture.sources.{name}.splits", source.splits)
     total = sum(source.share for source in mixture.sources.values())
     if abs(total - 1) > 1e-6:
         raise UserError(
