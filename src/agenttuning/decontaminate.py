@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 DIRTY, CLEAN = 0.8, 0.2  # Zeng et al. 2023, appendix B
+KINDS = ("clean", "between", "dirty", "too_short")
 BATCH = 4096  # turns whose tokens are held at once
 SHOWN = 20  # examples of a suite in the Markdown report; the JSON has all that are not clean
 
@@ -72,7 +73,7 @@ def decontaminate(
     index = Index(texts)
     marks = numpy.zeros(len(texts.tokens) + 1, dtype=numpy.int64)
     best = Best(numpy.zeros(len(pieces), dtype=numpy.int64), numpy.zeros(len(pieces), dtype=numpy.int64))
-    counts = {"conversations": 0, "turns": 0, "different_turns": 0, "tokens": 0}
+    counts = {"conversations": 0, "malformed": 0, "turns": 0, "different_turns": 0, "tokens": 0}
     training = _turns(recipe, data_paths or {}, counts)
     while turns := list(islice(training, BATCH)):
         batch = Texts.of(_ids(tokenizer, [text for _, text in turns]))
@@ -163,11 +164,12 @@ def _turns(
     from tqdm import tqdm
 
     from agenttuning.data.quarantine import Quarantine, rows
-    from agenttuning.data.sources import load_card
+    from agenttuning.data.sources import LOCK, load_card, pin
 
     seen: set[bytes] = set()
     for name in recipe.mixture.sources:
-        card, aside = load_card(name, recipe.root / "data_cards"), Quarantine(name)
+        cards = recipe.root / "data_cards"
+        card, aside = pin(load_card(name, cards), paths.get(name), lock=cards / LOCK), Quarantine(name)
         bar = tqdm(rows(card, paths.get(name), aside), desc=name, unit=" rows", disable=not sys.stderr.isatty())
         for row in bar:
             counts["conversations"] += 1
@@ -178,6 +180,8 @@ def _turns(
                     seen.add(digest)
                     counts["different_turns"] += 1
                     yield (name, row["id"], number), message["content"]
+        counts["malformed"] += len(aside.records)
+        aside.check(recipe.mixture.max_quarantined)
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
@@ -200,6 +204,8 @@ def _keep_longest(best: Best, index: Index, batch: Texts, spans, places: list[tu
 
 
 def _judged(examples: list[Example], pieces: list[str], texts: Texts, hit, best: Best, tokenizer) -> dict[str, dict]:
+    from agenttuning.data.ngrams import N
+
     number = {text: place for place, text in enumerate(pieces)}
     suites: dict[str, dict] = {}
     for example in examples:
@@ -208,13 +214,15 @@ def _judged(examples: list[Example], pieces: list[str], texts: Texts, hit, best:
         tokens, bad = (sum(map(int, one)) for one in ([s.stop - s.start for s in spans], [hit[s].sum() for s in spans]))
         share = bad / tokens if tokens else 0.0
         kind = "dirty" if share > DIRTY else "clean" if share < CLEAN else "between"
+        if all(one.stop - one.start < N for one in spans):
+            kind = "too_short"  # no window of it can be found, which makes it neither clean nor dirty
         suite = suites.setdefault(
             example.suite,
-            {"examples": 0, "clean": 0, "between": 0, "dirty": 0, "tokens": 0, "contaminated_tokens": 0, "found": []},
+            dict.fromkeys(("examples", *KINDS, "tokens", "contaminated_tokens"), 0) | {"found": []},
         )
         for key, more in (("examples", 1), (kind, 1), ("tokens", tokens), ("contaminated_tokens", bad)):
             suite[key] += more
-        if kind != "clean":
+        if kind in ("between", "dirty"):
             longest = max(places, key=lambda place: best.length[place])
             begin, length = int(best.start[longest]), int(best.length[longest])
             source, row, turn = best.turn[longest]
@@ -238,15 +246,16 @@ def table(report: dict) -> str:
     from agenttuning.chat.show import escape
     from agenttuning.scoring.compare import table as aligned
 
-    rows = [["suite", "examples", "clean", "between", "dirty", "contaminated tokens"]]
+    rows = [["suite", "examples", *(kind.replace("_", " ") for kind in KINDS), "contaminated tokens"]]
     for name, suite in report["suites"].items():
-        counts = [f"{suite[key]:,}" for key in ("examples", "clean", "between", "dirty")]
+        counts = [f"{suite[key]:,}" for key in ("examples", *KINDS)]
         rows.append([escape(name), *counts, f"{suite['contaminated_tokens'] / max(1, suite['tokens']):.2%}"])
     training = report["training"]
     return "\n".join(
         [
-            f"{training['conversations']:,} conversations, {training['different_turns']:,} different turns of "
-            f"{training['turns']:,}, {training['tokens']:,} tokens compared",
+            f"{training['conversations']:,} conversations ({training['malformed']:,} more are malformed), "
+            f"{training['different_turns']:,} different turns of {training['turns']:,}, {training['tokens']:,} tokens "
+            "compared",
             *aligned(rows),
         ]
     )

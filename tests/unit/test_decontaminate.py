@@ -41,11 +41,12 @@ def test_dirty_between_and_clean_examples_are_told_apart(world, tmp_path, capsys
         {"question": LINE * 3, "answer": "x", "n": 1},
         {"question": LINE + fresh, "answer": "x", "n": 2},
         {"question": fresh, "answer": "x", "n": 3},
+        {"question": "keys", "answer": LINE, "n": 4},
     )
     recipe = tiny_recipe(world, tmp_path / "run")
     report = decontaminate(recipe, [f"quiz={path}"], fields=["question"])
     quiz = report["suites"]["quiz"]
-    assert [quiz[kind] for kind in ("examples", "dirty", "between", "clean")] == [3, 1, 1, 1]
+    assert [quiz[kind] for kind in ("examples", "dirty", "between", "clean", "too_short")] == [4, 1, 1, 1, 1]
     assert [(one["id"], one["kind"]) for one in quiz["found"]] == [("test_0", "dirty"), ("test_1", "between")]
     first = quiz["found"][0]
     assert first["share"] > 0.95 and first["training"] == {"source": "chats", "id": "planted", "turn": 0}
