@@ -61,10 +61,10 @@ def decontaminate(
     every string in a row counts) or the name of a suite in evaluation/suites/. Raises UserError for an unreadable
     file, a suite without examples, and what reading the sources raises.
     """
+    import numpy
+
     from agenttuning.chat import load_tokenizer
     from agenttuning.data.ngrams import Index, Texts, add
-
-    import numpy  # isort: skip
 
     tokenizer = load_tokenizer(recipe.values["model_name_or_path"], recipe.values.get("model_revision"))
     examples = [example for name in against for example in _examples(name, recipe, fields)]

@@ -1,5 +1,5 @@
-"""TRL's SFTTrainer with four additions: it counts what it trains on, seals its checkpoints, knows `optim: muon`, and
-on a CPU computes the loss without per-token statistics.
+"""TRL's SFTTrainer with additions: it counts what it trains on, seals its checkpoints, knows `optim: muon`, lays packed
+rows one below the other for an attention with a mask, and on a CPU computes the loss without per-token statistics.
 
 Rows come ready: input_ids, labels and `origin`, a list as long as them that holds the number of the row's source at
 each supervised token and -1 elsewhere. Packing packs it along, so that tokens can be counted by source.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import sys
@@ -11,6 +10,8 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+from agenttuning.machine import detect
 
 BASE = ("drill.yaml", "pretrain.yaml")  # the base model's recipes, each of which starts from what the one before made
 CORPORA = ("drill-corpus.yaml", "corpus.yaml", "general.yaml")
@@ -118,9 +119,7 @@ def _record(run_dir: Path, clock: Clock) -> str:
     """Write quickstart.json into the run's folder; return its line for the terminal."""
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores usable"
-        if hasattr(os, "sched_getaffinity")
-        else f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {detect().cpus} cores usable",
         "seconds": clock.seconds,
         "total_seconds": clock.total(),
         "peak_rss_gib": peak_rss(),

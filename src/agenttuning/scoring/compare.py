@@ -132,8 +132,10 @@ def paired(base: dict | None, tuned: dict | None) -> tuple[float, float, float, 
 
 
 def _difference(base: dict | None, tuned: dict | None) -> str:
-    found = paired(base, tuned)
-    return f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}] n={found[3]}" if found else ""
+    if found := paired(base, tuned):
+        return f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}] n={found[3]}"
+    both = base and tuned and not base.get("void") and not tuned.get("void")
+    return "no item in common" if both else ""
 
 
 def _counted(entry: dict, item: str) -> float:
