@@ -33,6 +33,7 @@ def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
         "recipe": recipe.name,
         "recipe_hash": recipe.hash,
         "data_key": prepared.key,
+        "started_from": started_from(recipe),
         "seed": recipe.values["seed"],
         "steps": trainer.state.global_step,
         "log": [{key: entry.get(key) for key in LOGGED} for entry in trainer.state.log_history if "loss" in entry],
@@ -53,13 +54,22 @@ def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
 
 
 def finished(recipe: Recipe, prepared: Prepared) -> bool:
-    """Whether run_dir holds the finished model of this very recipe and these very rows."""
+    """Whether run_dir holds the finished model of this very recipe, these very rows and these very starting weights."""
     try:
         record = json.loads((recipe.run_dir / "train.json").read_text(encoding="utf-8"))
-        same = (record["recipe_hash"], record["data_key"]) == (recipe.hash, prepared.key)
+        known = [record["recipe_hash"], record["data_key"], record["started_from"]]
+        same = known == [recipe.hash, prepared.key, started_from(recipe)]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return same and (recipe.run_dir / "model" / "config.json").is_file()
+
+
+def started_from(recipe: Recipe) -> str:
+    """The weights that training starts from: revision of a Hub model, digest of a local folder, which can change."""
+    from agenttuning.model_files import model_digest
+
+    local = Path(recipe.values["model_name_or_path"])
+    return model_digest(local) if local.is_dir() else recipe.values.get("model_revision") or "main"
 
 
 def versions() -> dict[str, str]:

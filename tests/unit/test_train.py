@@ -197,3 +197,19 @@ def test_a_saved_model_with_another_tokenizer_is_refused(run, tmp_path):
         (folder / name).unlink()
     with pytest.raises(UserError, match="without chat_template.jinja, weights"):
         check_saved(folder, tokenizer)
+
+
+def test_a_finished_run_is_trained_again_when_its_starting_weights_changed(tmp_path, capsys):
+    from helpers.tiny_run import tiny_model
+
+    world = tiny_world(tmp_path / "w")
+    steps = ("max_steps=1", "save_steps=9", "mixture.draws=8")
+    train(tiny_recipe(world, tmp_path / "run", *steps))
+    train(tiny_recipe(world, tmp_path / "run", *steps))
+    assert "is finished" in capsys.readouterr().out
+    before = weights(tmp_path / "run" / "model")
+    tiny_model(world.parents[2] / "base", seed=1)
+    train(tiny_recipe(world, tmp_path / "run", *steps))
+    assert "is finished" not in capsys.readouterr().out
+    after = weights(tmp_path / "run" / "model")
+    assert any((before[name] != after[name]).any() for name in before)
