@@ -24,10 +24,19 @@ NEEDED = {"the trainer's state": ("trainer_state.json",), "optimizer state": ("o
 HASHING_THREADS = 8  # sha256 releases the interpreter lock; large runs write many files
 
 
-def seal(folder: Path, step: int, recipe: Recipe, data_key: str, versions: dict[str, str], processes: int) -> Path:
+def seal(
+    folder: Path,
+    step: int,
+    recipe: Recipe,
+    data_key: str,
+    versions: dict[str, str],
+    processes: int,
+    started_from: str | None = None,
+) -> Path:
     """Write `folder`/manifest.json last, synced with its directory; returns its path. Raises OSError.
 
-    data_key: Prepared.key of the rows trained on; processes: the number of processes of the run.
+    data_key: Prepared.key of the rows trained on; processes: the number of processes of the run; started_from: what
+    run_record.started_from says of the weights at step 0.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
@@ -36,6 +45,7 @@ def seal(folder: Path, step: int, recipe: Recipe, data_key: str, versions: dict[
         "step": step,
         "recipe": recipe.flat(),
         "data": data_key,
+        "started_from": started_from,
         "processes": processes,
         "versions": versions,
         "files": {path.relative_to(folder).as_posix(): entry for path, entry in zip(files, entries, strict=True)},
@@ -97,7 +107,13 @@ def in_order(run_dir: Path) -> list[Path]:
     return sorted((path for path in found if path.is_dir()), key=lambda path: -int(path.name[11:]))
 
 
-def find(run_dir: Path, recipe: Recipe, resume: str = "auto", data_key: str | None = None) -> Path | None:
+def find(
+    run_dir: Path,
+    recipe: Recipe,
+    resume: str = "auto",
+    data_key: str | None = None,
+    started_from: str | None = None,
+) -> Path | None:
     """The checkpoint to go on from, or None to start at step 0; prints what it skipped and why. Changes nothing.
 
     resume: "auto" takes the newest whole checkpoint, "never" none, anything else is the path of one. Raises UserError
@@ -113,7 +129,7 @@ def find(run_dir: Path, recipe: Recipe, resume: str = "auto", data_key: str | No
     for folder in candidates:
         reason = problem(folder)
         if reason is None:
-            _check_same(folder, recipe, data_key)
+            _check_same(folder, recipe, data_key, started_from)
             return folder
         skipped[folder] = reason
         print(f"checkpoint {folder} is not used: {reason}", flush=True)
@@ -127,7 +143,7 @@ def find(run_dir: Path, recipe: Recipe, resume: str = "auto", data_key: str | No
     return None
 
 
-def _check_same(folder: Path, recipe: Recipe, data_key: str | None) -> None:
+def _check_same(folder: Path, recipe: Recipe, data_key: str | None, started_from: str | None) -> None:
     manifest = read_manifest(folder)
     before, now = manifest["recipe"], json.loads(json.dumps(recipe.flat()))
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
@@ -141,6 +157,12 @@ def _check_same(folder: Path, recipe: Recipe, data_key: str | None) -> None:
         raise UserError(
             f"{folder} was trained on other rows than those prepared now (a source or the tokenizer changed); the "
             "order of the rows would not continue; restore the data, or start again with --resume never"
+        )
+    if started_from is not None and manifest.get("started_from") != started_from:
+        raise UserError(
+            f"{folder} comes from other starting weights than those in {recipe.values['model_name_or_path']} now; "
+            "going on would give the old model; restore them, train into another --run-dir, or start again with "
+            "--resume never"
         )
 
 

@@ -71,7 +71,11 @@ def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, re
     trainer = Trainer(
         recipe=recipe,
         sources=list(prepared.mixture["sources"]),
-        seal={"data_key": prepared.key, "versions": run_record.versions()},
+        seal={
+            "data_key": prepared.key,
+            "versions": run_record.versions(),
+            "started_from": run_record.started_from(recipe),
+        },
         model=load_model(recipe, attention),
         args=settings,
         train_dataset=rows,
@@ -178,7 +182,7 @@ def choose_attention(recipe: Recipe) -> tuple[str, str]:
 
 def find_start(recipe: Recipe, resume: str, prepared: Prepared) -> Path | None:
     """The checkpoint to go on from, after folders that would be in the way were put aside."""
-    start = checkpoints.find(recipe.run_dir, recipe, resume, prepared.key)
+    start = checkpoints.find(recipe.run_dir, recipe, resume, prepared.key, run_record.started_from(recipe))
     checkpoints.clear(recipe.run_dir, start, resume)
     return start
 

@@ -203,7 +203,7 @@ def test_a_finished_run_is_trained_again_when_its_starting_weights_changed(tmp_p
     from helpers.tiny_run import tiny_model
 
     world = tiny_world(tmp_path / "w")
-    steps = ("max_steps=1", "save_steps=9", "mixture.draws=8")
+    steps = ("max_steps=1", "save_strategy='no'", "mixture.draws=8")
     train(tiny_recipe(world, tmp_path / "run", *steps))
     train(tiny_recipe(world, tmp_path / "run", *steps))
     assert "is finished" in capsys.readouterr().out
@@ -213,3 +213,16 @@ def test_a_finished_run_is_trained_again_when_its_starting_weights_changed(tmp_p
     assert "is finished" not in capsys.readouterr().out
     after = weights(tmp_path / "run" / "model")
     assert any((before[name] != after[name]).any() for name in before)
+
+
+def test_a_checkpoint_from_other_starting_weights_is_refused(tmp_path):
+    from helpers.tiny_run import tiny_model
+
+    world = tiny_world(tmp_path / "w")
+    steps = ("max_steps=2", "save_steps=1", "mixture.draws=8")
+    train(tiny_recipe(world, tmp_path / "run", *steps))
+    (tmp_path / "run" / "train.json").unlink()
+    tiny_model(world.parents[2] / "base", seed=1)
+    with pytest.raises(UserError, match="other starting weights"):
+        train(tiny_recipe(world, tmp_path / "run", *steps))
+    train(tiny_recipe(world, tmp_path / "run", *steps), resume="never")
