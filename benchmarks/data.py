@@ -98,8 +98,8 @@ def ours(root: Path) -> dict:
 
     from agenttuning.chat import load_tokenizer
     from agenttuning.data.prepare import prepare
+    from agenttuning.data.rows import trainable_rows
     from agenttuning.recipe import load
-    from agenttuning.rows import trainable_rows
 
     recipe = load(root / "recipes" / "bench" / "sft.yaml", (), root / "run")
     tokenizer = load_tokenizer(str(root / "tokenizer"))

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from agenttuning import checkpoints, launch, plan, run_record
 from agenttuning.chat import encode, load_tokenizer
 from agenttuning.data.prepare import Prepared, prepare
+from agenttuning.data.rows import trainable_rows
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
 from agenttuning.machine import detect
 from agenttuning.recipe import Recipe
-from agenttuning.rows import trainable_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

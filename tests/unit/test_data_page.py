@@ -172,7 +172,7 @@ def test_packing_is_reckoned_as_trl_packs(seed):
 
 def test_packing_is_reckoned_until_the_blocks_are_built(world):  # noqa: F811
     from agenttuning.data.prepare import Prepared
-    from agenttuning.rows import trainable_rows
+    from agenttuning.data.rows import trainable_rows
 
     one = load(*PACKED, "mixture.draws=1300")
     prepared = prepare(one, load_tokenizer(one.values["model_name_or_path"]), one.run_dir / "data")

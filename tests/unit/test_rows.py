@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from agenttuning.data.prepare import prepare_cli
+from agenttuning.data.rows import trainable_rows
 from agenttuning.errors import UserError
 from agenttuning.recipe.schema import REPOSITORY
-from agenttuning.rows import trainable_rows
 from helpers.tiny_run import tiny_recipe, tiny_world
 
 PACKED = ("packing=true", "mixture.draws=30")

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from agenttuning import chat, checkpoints, recipe, rows
+from agenttuning import chat, checkpoints, recipe
+from agenttuning.data import rows
 from agenttuning.data.prepare import Prepared
 from agenttuning.errors import UserError
 from agenttuning.train import PROBE, check_saved, choose_attention, train, trainer_settings

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from agenttuning.chat import load_tokenizer
 from agenttuning.data import defects, quarantine
+from agenttuning.data.rows import name_fingerprint, packing_line, trainable_rows
 from agenttuning.data.sources import LOCK, SourceCard, fingerprint, load_card, pin
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
-from agenttuning.rows import name_fingerprint, packing_line, trainable_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -181,7 +181,7 @@ def fingerprint(card: SourceCard, path: str | Path | None = None) -> dict:
     rules = {"format": card.format, "keep": card.keep, "columns": card.columns, "language": identity(card.language)}
     if local is None:
         return {"hub_id": card.hub_id, "commit": card.revision, "hub_files": card.files or card.data_files, **rules}
-    return {"files": {file.name: _sha256(file) for file in local_files(local)}, **rules}
+    return {"files": {file.name: file_digest(file) for file in local_files(local)}, **rules}
 
 
 def local_path(card: SourceCard, path: str | Path | None = None) -> Path | None:
@@ -369,6 +369,7 @@ def _parquet(file: Path) -> Iterator[object]:
         ) from error
 
 
-def _sha256(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """sha256 of a file, in hex."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning.chat.show import show_cli, stretches
+from agenttuning.data.rows import MANIFEST
 from agenttuning.report import templating
 from agenttuning.report.lengths import histograms, packed_blocks, read_lengths
-from agenttuning.rows import MANIFEST
 
 if TYPE_CHECKING:
     import numpy

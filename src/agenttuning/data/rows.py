@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agenttuning.data.sources import file_digest
 from agenttuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,18 +122,13 @@ def _write_manifest(prepared: Prepared, key: str, count: int, recipe: Recipe) ->
             "filled": tokens / (count * recipe.values["max_length"]) if packed else None,
         },
         "files": {
-            path.relative_to(prepared.path).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            path.relative_to(prepared.path).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
             for path in files
         },
     }
     partial = prepared.path / f".{MANIFEST}.{os.getpid()}.tmp"
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(prepared.path / MANIFEST)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _with_origin(table: pyarrow.Table, number: dict[str, int], limit: int) -> pyarrow.Table:
