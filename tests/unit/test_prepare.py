@@ -18,22 +18,7 @@ from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
 from helpers.conversations import agent_row, chat_row
 from helpers.llama_tokenizer import build_tokenizer
-
-RECIPE = """
-model_name_or_path: {model}
-max_steps: 5
-max_length: 200
-packing: false
-per_device_train_batch_size: 1
-learning_rate: 1.0e-3
-seed: 1
-loss: flags
-mixture:
-  sources: {{agents: {{share: 0.25}}, chats: {{share: 0.75}}}}
-  draws: 40
-  seed: 3
-launch: {{global_batch: 4, accelerate_config: cpu}}
-"""
+from helpers.two_sources import RECIPE
 
 
 @pytest.fixture(scope="module")

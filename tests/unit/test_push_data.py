@@ -11,27 +11,13 @@ import yaml
 from agenttuning import chat, cli, recipe
 from agenttuning.errors import UserError
 from agenttuning.hub import folder, licences, push_data, upload
+from helpers import two_sources
 from helpers.conversations import agent_row, chat_row
 from helpers.hub_double import TOKEN, hub_double
 from helpers.llama_tokenizer import build_tokenizer
 
 NAME = "someone/agent-data"
-RECIPE = """
-model_name_or_path: {model}
-max_steps: 5
-max_length: 200
-packing: false
-per_device_train_batch_size: 1
-learning_rate: 1.0e-3
-seed: 1
-loss: flags
-mixture:
-  sources: {{agents: {{share: 0.25}}, chats: {{share: 0.75}}}}
-  draws: 40
-  seed: 3
-launch: {{global_batch: 4, accelerate_config: cpu}}
-publish: {{hub_dataset_id: someone/agent-data}}
-"""
+RECIPE = two_sources.RECIPE + f"publish: {{{{hub_dataset_id: {NAME}}}}}\n"
 CARD = "---\npretty_name: {name}, pretty\nlanguage: [en]\nlicense: mit\n---\n\n# {name}\n\nMade for a test.\n"
 SOURCE = "path: raw/{name}\nformat: {format}\nmade_by: make {name}\nloss_flags: as told\nlicence: {licence}\n"
 
