@@ -1,4 +1,4 @@
-"""AgentInstruct as native tool calls, for models that have them: `forward` and `back` a row; export.py writes them all."""
+"""AgentInstruct as native tool calls: `forward` and `back` for a row; export.py writes a folder of them."""
 
 from agenttuning.data.tools.convert import back, drop_opening, forward, split_of
 from agenttuning.data.tools.schemas import TOOLS

@@ -1,8 +1,8 @@
 """A folder of AgentInstruct rows as native tool calls: data/<split>.jsonl, README.md, and refused.jsonl.
 
-`datasets.load_dataset(FOLDER, "os")` reads a split. The README's YAML declares messages and tools as `Json`: as structs,
-Arrow would give every call all the arguments of the split, None where a call has none, and a chat template would print
-them. The same input gives the same bytes.
+`datasets.load_dataset(FOLDER, "os")` reads a split. The README's YAML declares messages and tools as `Json`: in structs
+Arrow gives every call all the arguments of the split, None where it has none, and a chat template would print them. The
+same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def export(out: str | Path, path: str | Path | None = None, without_opening: boo
         partial.rename(out)
     except OSError as error:
         raise UserError(
-            f"{out} could not be written: {error.strerror or error}; nothing was exported; make room or name another place"
+            f"{out} could not be written: {error.strerror or error}; nothing was exported; make room or take another"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -136,9 +136,9 @@ def _readme(card: SourceCard, path: str | Path | None, counts: Counts, without_o
             "```", table(counts), "```", "",
             f"Refused, listed in refused.jsonl: {_reasons(counts) or 'none'}.", "",
             "`messages` and `tools` go into `apply_chat_template(messages, tools=tools)` as they are, and into TRL's",
-            "SFTTrainer. `arguments` is a mapping. `loss` is AgentInstruct's flag of the turn: true is trained, false and",
-            "null are not; TRL does not read it. `layout` is the white space that the way back to AgentInstruct's text",
-            "needs (`agenttuning.data.tools.back`). Read with `datasets` 4.7 or newer, which has the type Json.", "",
+            "SFTTrainer. `arguments` is a mapping. `loss` is AgentInstruct's flag of the turn: true is trained, false",
+            "and null are not; TRL does not read it. `layout` is the white space that the way back to the text needs",
+            "(`agenttuning.data.tools.back`). Read with `datasets` 4.7 or newer, which has the type Json.", "",
             f"Source: `{json.dumps(fingerprint(card, path), sort_keys=True)}`", "",
         ]
     )  # fmt: skip

@@ -2,9 +2,9 @@
 
 Names and parameters are those of AgentBench FC, the function-calling version of the same five environments
 (github.com/THUDM/AgentBench, configs/tasks/*.yaml and knowledgegraph/const.py, October 2025), so that a model trained
-on the export meets them again there. Two differences: `finish_action` has no parameter (FC's `thought` is the content of
-the message here, as for every other call), and the descriptions are our own words. As in FC, the final answer of kg is
-text, not a call.
+on the export meets them again there. Two differences: `finish_action` has no parameter (FC's `thought` is the content
+of the message here, as for every other call), and the descriptions are our own words. As in FC, the final answer of kg
+is text, not a call.
 """
 
 from __future__ import annotations

@@ -108,9 +108,9 @@ def _marker(grammar: Grammar, text: str, at: int) -> int:
     first = place = text.find(grammar.marker, at)
     while place >= 0:
         before = place
-        while before > at and text[before - 1] in " \t":
+        while before and text[before - 1] in " \t":
             before -= 1
-        if before == at or text[before - 1] == "\n":
+        if not before or text[before - 1] == "\n":
             return place
         place = text.find(grammar.marker, place + 1)
     return first
