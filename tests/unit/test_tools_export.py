@@ -17,6 +17,7 @@ from agenttuning.chat.turns import RowError
 from agenttuning.data.tools import TOOLS, back, drop_opening, forward
 from agenttuning.data.tools.convert import NOT_CALLS
 from agenttuning.data.tools.export import export
+from agenttuning.data.tools.grammars import GRAMMARS
 from agenttuning.errors import UserError
 from helpers.llama_tokenizer import build_tokenizer
 
@@ -248,11 +249,27 @@ WORDS = [
 PLACES = st.sampled_from(["message", "call", "layout", "arguments", "row"])
 HOSTILE = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(WORDS), max_size=24).map("".join))
 SPLITS = st.sampled_from(sorted(TOOLS))
+GAPS = st.sampled_from(["", " ", "\n", "\n\n", "\r\n", " \n ", "\t"])
+VALUES = HOSTILE | st.sampled_from(["a", "#0, b.c", "(a)", "[a]", '"a", 1.50]', "x\n"])
+CLOSINGS = {"block": ["```", "\n```"], "bracket": [")", "]"], "list": ["]"], "line": [""], "bare": [""]}
+
+
+@st.composite
+def actions(draw):
+    """(split, text) near the grammar: its words in order, any gaps, any thought and argument, now and then a tail."""
+    split = draw(SPLITS)
+    grammar = GRAMMARS[split]
+    form = draw(st.sampled_from(grammar.forms))
+    words = "".join(draw(GAPS) + word for word in form.words[1::2])
+    head = draw(GAPS) + draw(st.sampled_from([grammar.prefix, ""])) + draw(GAPS) + draw(HOSTILE) + draw(GAPS)
+    end = draw(VALUES) + draw(st.sampled_from(CLOSINGS[form.kind]))
+    return split, head + grammar.marker + words + end + draw(GAPS) + draw(st.just("") | HOSTILE)
 
 
 @settings(max_examples=1500, deadline=None)
-@given(SPLITS, HOSTILE, HOSTILE, HOSTILE, st.sampled_from([None, False, True]))
-def test_any_text_comes_back_or_is_refused(split, text, reply, last, flag):
+@given(st.tuples(SPLITS, HOSTILE) | actions(), HOSTILE, HOSTILE, st.sampled_from([None, False, True]))
+def test_any_text_comes_back_or_is_refused(turn, reply, last, flag):
+    split, text = turn
     original = row(split, "Do.", ("gpt", text, flag), ("human", reply, None), ("gpt", last, True))
     try:
         made = forward(original)
