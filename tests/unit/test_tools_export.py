@@ -205,6 +205,27 @@ def test_what_is_refused(split, text, reason):
         forward(row(split, "Do.", text))
 
 
+@pytest.mark.parametrize(
+    ("split", "text", "content", "layout"),
+    [
+        ("os", "The output of the OS:\n\n  a\r\n", "  a\r\n", ""),
+        ("os", "The output of the OS:\n\n\na", "\na", ""),
+        ("os", "The output of the OS:\na", "a", "1"),
+        ("os", "The output of the OS:a", "a", "3"),
+        ("os", "The output of the OS:\n\n", "", ""),
+        ("os", "a", "a", "n"),
+        ("kg", "Observation: [a.b]", "[a.b]", ""),
+        ("kg", "Observation:[a.b]", "[a.b]", "2"),
+        ("db", "Observation: x", "Observation: x", ""),
+    ],
+)
+def test_what_is_read_of_a_reply(split, text, content, layout):
+    acts = {"os": "Act: bash\n\n```bash\nx\n```", "kg": "Action: count(#0)", "db": "Action: Operation\n```sql\nx\n```"}
+    made = forward(row(split, "Do.", acts[split], text, "Well."))
+    assert (made["messages"][2]["role"], made["messages"][2]["content"], made["layout"][2]) == ("tool", content, layout)
+    assert back(made)["conversations"][2]["value"] == text
+
+
 def test_flags_and_their_absence_come_back():
     for flag in (None, False, True):
         assert back(forward(row("os", "Do.", ("gpt", "Act: finish", flag))))["conversations"][1]["loss"] is flag
@@ -333,6 +354,9 @@ def test_dropping_the_opening_leaves_the_task():
         assert turns[0]["value"].startswith(("Now a new", "Which teams", "A new question", "WebShop", "Here is your"))
     with pytest.raises(RowError, match="no turn is trained"):
         drop_opening(forward(row("os", "Do.", ("gpt", "Act: finish", False))))
+    late = row("alfworld", "Do.", "ACTION: look", "A desk.", ("gpt", "ACTION: look", False))
+    with pytest.raises(RowError, match="untrained turn follows"):
+        drop_opening(forward(late))
 
 
 def rendered(tokenizer, made):

@@ -109,10 +109,13 @@ def _turn(split: str, message: dict, layout: str) -> dict:
 
 def drop_opening(row: dict) -> dict:
     """An exported row from its last user message before the first trained turn on: the task, without instruction,
-    acknowledgement and demonstration, none of which is trained. Raises RowError where no turn is trained.
+    acknowledgement and demonstration. Every assistant turn that is left is trained, so a trainer that takes all of them
+    (TRL's assistant_only_loss) keeps to the flags. Raises RowError where that cannot be.
     """
     trained = next((n for n, message in enumerate(row["messages"]) if message.get("loss") is True), None)
     if trained is None:
         raise RowError("no turn is trained, so the opening has no end")
     first = max(n for n in range(trained) if row["messages"][n]["role"] == "user")
+    if not all(message.get("loss") is True for message in row["messages"][first:] if message["role"] == "assistant"):
+        raise RowError("an untrained turn follows the opening")
     return {**row, "messages": row["messages"][first:], "layout": row["layout"][first:]}
