@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 
 from tokenizers import Tokenizer
 
@@ -26,24 +27,27 @@ class Words:
     """An encoder for one tokenizer, made by `of`."""
 
     def __init__(self, backend: Tokenizer):
-        self._encode = backend.encode
-        self._known: dict[str, list[int]] = {}
+        self._known = _Known(backend)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, none added; control strings in it stay text."""
         if not text:
             return []
-        ids: list[int] = []
-        known = self._known
-        for word in _WORD.findall(SPACE + text.replace(" ", SPACE)):
-            found = known.get(word)
-            if found is None:
-                found = self._encode(word, add_special_tokens=False).ids
-                if len(word) <= LONGEST:
-                    if len(known) >= MOST:
-                        known.clear()
-                    known[word] = found
-            ids += found
+        words = _WORD.findall(SPACE + text.replace(" ", SPACE))
+        return list(chain.from_iterable(map(self._known.__getitem__, words)))
+
+
+class _Known(dict):
+    def __init__(self, backend: Tokenizer):
+        super().__init__()
+        self._encode = backend.encode
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = self._encode(word, add_special_tokens=False).ids
+        if len(word) <= LONGEST:
+            if len(self) >= MOST:
+                self.clear()
+            self[word] = ids
         return ids
 
 
