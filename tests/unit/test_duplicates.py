@@ -63,7 +63,7 @@ def found(conversations, threshold=0.8):
 
 
 def planted(seed=0, families=40):
-    """Families of conversations: one original and four relatives from 0.6 to 1.0 alike in every view, in mixed order."""
+    """Families of conversations, shuffled: one original and four relatives, 0.6 to 1.0 alike in every view."""
     rng = random.Random(seed)
     conversations = []
     for _ in range(families):

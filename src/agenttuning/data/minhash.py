@@ -8,10 +8,10 @@ answers: the trained turns. A long instruction that stands in one turn with its 
 
 Measured on 289 AgentInstruct rows (exact Jaccard of word 5-shingles, median over the pairs of one split, whole then
 task): db 0.63, 0.02; db with more turns 0.43, 0.01; kg 0.57, 0.03; os 0.48, 0.05; alfworld 0.35, 0.05; webshop 0.20,
-0.05; mind2web, which has no opening, 0.15 both. No two rows of db are more than 0.80 alike over all, or 0.32 in their task.
-`find` over the whole view alone drops 0, 23, 98 and 167 of the rows at 0.8, 0.7, 0.6 and 0.5; over the three views
-none at any of these. The whole view guards data in which the last turn alone is trained: there the same last exchange
-would make two conversations alike.
+0.05; mind2web, which has no opening, 0.15 both. No two rows of db are more than 0.80 alike over all, or 0.32 in their
+task. `find` over the whole view alone drops 0, 23, 98 and 167 of the rows at 0.8, 0.7, 0.6 and 0.5; over the three
+views none at any of these. The whole view guards data in which the last turn alone is trained: there the same last
+exchange would make two conversations alike.
 
 An estimate is the share of NUM_PERM minima that agree; its standard error is sqrt(J (1 - J) / NUM_PERM), 0.035 at 0.8,
 so a view whose true similarity is the threshold passes half of the time. Words are what lies between white space; in a
