@@ -132,6 +132,26 @@ def test_the_hashes_are_of_five_words_across_turns():
     )
 
 
+def test_the_three_views_are_whole_task_and_answers():
+    texts = [
+        "the rules of all of it",
+        "Ok, I know the rules now.",
+        "the task that I have today",
+        "a first act that I take",
+    ]
+    texts += ["what then is to be seen", "the last act that I take"]
+    row = chat(*texts)
+    row[1]["loss"] = False
+    views = texts, texts[2:], [texts[3], texts[5]]
+    assert minhash.views(row) == views
+    assert signature(row).reshape(VIEWS, NUM_PERM).tolist() == [minhash.sketch(view).tolist() for view in views]
+    system = [{"role": "system", "content": "You are kind.", "loss": False}, *chat("Hi", "Yes.")]
+    assert minhash.views(system) == (["You are kind.", "Hi", "Yes."], ["Hi", "Yes."], ["Yes."])
+    for other in (chat("Hi", "Yes.", loss=False), [{"role": "assistant", "content": "Yes.", "loss": True}], []):
+        assert minhash.views(other) == ([turn["content"] for turn in other],) * 3
+        assert (signature(other).reshape(VIEWS, NUM_PERM) == minhash.sketch(minhash.views(other)[0])).all()
+
+
 def test_the_estimate_keeps_to_exact_jaccard():
     """300 pairs of known overlap: no estimate beyond 4.5 standard errors (one in 500 such tests by chance), no bias."""
     rng, errors = random.Random(2), []
@@ -191,6 +211,17 @@ def test_the_band_shape_leaves_a_whole_band(threshold):
     needed, width, bands = duplicates.band_shape(threshold)
     assert needed / NUM_PERM >= threshold - 1e-9 > (needed - 1) / NUM_PERM or needed == 1
     assert width * bands <= NUM_PERM and bands > NUM_PERM - needed
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
+def test_differences_in_the_worst_places_hide_no_pair(threshold):
+    """As many values differ as may, each in a band of its own; one more, and it is no pair."""
+    needed, width, bands = duplicates.band_shape(threshold)
+    row = numpy.random.RandomState(0).randint(0, 1 << 31, VIEWS * NUM_PERM, dtype=numpy.uint32)
+    for over in (0, 1):
+        other = row.copy()
+        other.reshape(VIEWS, NUM_PERM)[:, numpy.arange(NUM_PERM - needed + over) * width % NUM_PERM] += 1
+        assert find([b"a", b"b"], numpy.array([row, other]), threshold) == [None, None if over else 0]
 
 
 def test_what_is_dropped_is_near_by_exact_jaccard():
