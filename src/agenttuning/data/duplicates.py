@@ -68,7 +68,7 @@ def band_shape(threshold: float) -> tuple[int, int, int]:
     whole, so no pair is missed and the search equals comparing all with all. At 0.8 rows of true similarity J meet as
     candidates with probability 1 - (1 - J**4)**32: 0.003 at 0.1, 0.05 at 0.2, 0.23 at 0.3, 0.87 at 0.5, 0.99 at 0.6.
     """
-    needed = max(1, math.ceil(threshold * NUM_PERM - 1e-9))
+    needed = math.ceil(threshold * NUM_PERM)  # exact: NUM_PERM is a power of two
     width = NUM_PERM // (NUM_PERM - needed + 1)
     return needed, width, NUM_PERM // width
 
