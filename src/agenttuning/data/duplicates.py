@@ -17,7 +17,7 @@ import numpy
 
 from agenttuning.data.minhash import BASE, EMPTY, NUM_PERM, VIEWS, agreeing, signature, words
 
-__all__ = ["Report", "digest", "find", "report", "signature"]
+__all__ = ["NUM_PERM", "VIEWS", "Report", "digest", "find", "report", "signature"]
 EXAMPLES = 20  # pairs that a report shows
 
 
