@@ -1,25 +1,30 @@
 """How fast a mixture of the paper's size is tokenised, masked, mixed and packed, beside TRL's own preparation.
 
-    python benchmarks/data.py [--conversations 62632] [--peer 2000]
+    python benchmarks/data.py [--conversations 62632] [--peer 6000]
 
 Generated conversations (1,866 agent, 3,670 and 57,096 chat, scaled) with the lengths that a simulation of the paper's
-mixture has: lognormal, median 1,033 and mean 1,560 tokens. One process after another: ours on all, ours and TRL's on
-`--peer` of them for the ratio, ours on half for the memory. Prints one line each. Nothing is downloaded.
+mixture has: lognormal, median 1,033 and mean 1,560 tokens. One after another: ours on all, ours on half (memory), and
+on `--peer` of them ours and TRL's own preparation, both with as many processes as there are cores, each twice in turn:
+the ratio of their tokens per second, and how many conversations got the same ids from both. Memory is what the
+processes hold, added over all of them (pages that they share count for each), sampled five times a second; files that
+are mapped into memory are not in it, the system takes those back when it needs room. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
+from threading import Event, Thread
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = {"agents": 0.20, "gpt4": 0.16, "gpt35": 0.64}
@@ -91,6 +96,35 @@ def write_repository(root: Path, scale: float) -> int:
     return total
 
 
+class Memory(Thread):
+    """The most memory that this process and its children held at a time, in bytes, mapped files left out (Linux)."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self._done = 0, Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._done.wait(0.2):
+            self.peak = max(self.peak, _held(os.getpid()))
+
+    def stop(self) -> float:
+        """End, and return the peak in GiB."""
+        self._done.set()
+        self.join()
+        return max(self.peak, _held(os.getpid())) / 2**30
+
+
+def _held(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended
+        return 0
+    own = sum(int(line.split()[1]) for line in status.splitlines() if line.startswith(("RssAnon", "VmSwap")))
+    return own * 1024 + sum(_held(int(child)) for child in children)
+
+
 def ours(root: Path) -> dict:
     """Build the mixture of the repository and measure it."""
     import numpy
@@ -103,11 +137,11 @@ def ours(root: Path) -> dict:
 
     recipe = load(root / "recipes" / "bench" / "sft.yaml", (), root / "run")
     tokenizer = load_tokenizer(str(root / "tokenizer"))
-    begun = time.perf_counter()
+    memory, begun = Memory(), time.perf_counter()
     prepared = prepare(recipe, tokenizer, root / "run" / "data")
     middle = time.perf_counter()
     rows = trainable_rows(prepared, recipe)
-    seconds = time.perf_counter() - begun
+    seconds, held = time.perf_counter() - begun, memory.stop()
     tokens, window = prepared.mixture["tokens"], 50 * 64
     agent = numpy.array([[(row["labels"] != -100).sum(), _agent(row)] for row in rows])
     windows = [agent[i : i + window].sum(0) for i in range(0, max(1, len(agent) - window + 1), 64)]
@@ -119,10 +153,22 @@ def ours(root: Path) -> dict:
         "seconds_packing": seconds - (middle - begun),
         "tokens_per_second": tokens / seconds,
         "filled": tokens / (len(rows) * 4096),
-        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_memory_gib": held,
+        "digests": sorted({_digest(row) for row in prepared.load() if len(row["input_ids"]) < 4096}),
         "agent_share_of_supervised": int(agent[:, 1].sum()) / int(agent[:, 0].sum()),
         "agent_share_in_windows": [min(shares), max(shares)],
     }
+
+
+def _digest(row: dict) -> str:
+    return hashlib.sha256(json.dumps([list(row["input_ids"]), list(row["labels"])]).encode()).hexdigest()[:16]
+
+
+def _parts(row: dict) -> list[dict]:
+    """The conversations of a packed row of TRL's."""
+    ends = list(accumulate(row["seq_lengths"]))
+    places = list(zip([0, *ends[:-1]], ends, strict=True))
+    return [{name: row[name][begin:end] for name in ("input_ids", "labels")} for begin, end in places]
 
 
 def _agent(row: dict) -> int:
@@ -146,19 +192,21 @@ def peer(root: Path) -> dict:
     model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=len(tokenizer)))
     settings = SFTConfig(
         output_dir=str(root / "peer"), max_length=4096, packing=True, assistant_only_loss=True, report_to="none",
-        use_cpu=True, bf16=False, disable_tqdm=True,
+        use_cpu=True, bf16=False, disable_tqdm=True, dataset_num_proc=os.cpu_count(),
     )  # fmt: skip
     data = Dataset.from_dict({"messages": messages})
-    begun = time.perf_counter()
+    memory, begun = Memory(), time.perf_counter()
     trainer = SFTTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer)
     seconds = time.perf_counter() - begun
+    held = memory.stop()
     tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
     return {
         "conversations": len(rows),
         "tokens": tokens,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_memory_gib": held,
+        "digests": sorted({_digest(part) for row in trainer.train_dataset for part in _parts(row)}),
     }
 
 
@@ -177,7 +225,7 @@ def measured(part: str, scale: float) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--conversations", type=int, default=sum(SIZES.values()))
-    parser.add_argument("--peer", type=int, default=2000, help="conversations that TRL prepares too")
+    parser.add_argument("--peer", type=int, default=6000, help="conversations that TRL prepares too")
     for hidden in ("--part", "--root", "--scale"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -186,18 +234,26 @@ def main() -> None:
         write_repository(root, float(given.scale))
         print(json.dumps({"ours": ours, "peer": peer}[given.part](root)))
         return
+    load = os.getloadavg()
     full, small = given.conversations / sum(SIZES.values()), given.peer / sum(SIZES.values())
     results = {name: measured(part, scale) for name, part, scale in (
         ("ours", "ours", full), ("ours, half the rows", "ours", full / 2), ("ours, small", "ours", small),
-        ("TRL, small", "peer", small),
+        ("TRL, small", "peer", small), ("ours, again", "ours", small), ("TRL, again", "peer", small),
     )}  # fmt: skip
+    digests = {name: set(found.pop("digests")) for name, found in results.items()}
     for name, found in results.items():
         print(f"{name:<20}", ", ".join(f"{key} {_short(value)}" for key, value in found.items()))
-    ratio = results["ours, small"]["tokens_per_second"] / results["TRL, small"]["tokens_per_second"]
+    ratios = [
+        results[f"ours, {run}"]["tokens_per_second"] / results[f"TRL, {run}"]["tokens_per_second"]
+        for run in ("small", "again")
+    ]
     print(
-        f"ours is {ratio:.2f} times as fast as TRL on the same {results['TRL, small']['conversations']} conversations"
+        f"ours is {ratios[0]:.2f} and {ratios[1]:.2f} times as fast as TRL on the same "
+        f"{results['TRL, small']['conversations']:,} conversations"
     )
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+    same = len(digests["ours, small"] & digests["TRL, small"])
+    print(f"{same:,} of {len(digests['ours, small']):,} different conversations have the same ids and labels in both")
+    print(f"{os.cpu_count()} cores, load average {load[0]:.1f} before, {os.getloadavg()[0]:.1f} after")
 
 
 def _short(value) -> str:
