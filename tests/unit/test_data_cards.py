@@ -13,6 +13,7 @@ import yaml
 
 from agenttuning.data import sources
 from agenttuning.data.convert import convert
+from agenttuning.data.lock import is_commit, pin, read_lock
 from agenttuning.errors import UserError
 from helpers import card_samples
 
@@ -43,7 +44,7 @@ def test_card_is_whole(name):
 
 def test_agentinstruct_is_pinned_and_counted():
     card = sources.load_card("agentinstruct")
-    assert sources.is_commit(card.revision)
+    assert is_commit(card.revision)
     assert sum(card.splits.values()) == 1866
 
 
@@ -150,8 +151,8 @@ def test_the_users_own_files_are_not_counted(hub, tmp_path):
 def test_revisions_are_resolved_and_kept_offline(hub, monkeypatch, capsys):
     import huggingface_hub
 
-    assert sources.pin(hub_card({}, "main")).revision == "b" * 40
-    assert sources.pin(hub_card({}, "a" * 40)).revision == "a" * 40
+    assert pin(hub_card({}, "main")).revision == "b" * 40
+    assert pin(hub_card({}, "a" * 40)).revision == "a" * 40
 
     class TransportError(Exception):
         """As httpx's: no OSError and no error of huggingface_hub."""
@@ -160,10 +161,10 @@ def test_revisions_are_resolved_and_kept_offline(hub, monkeypatch, capsys):
         raise TransportError("Name or service not known")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", offline)
-    assert sources.pin(hub_card({}, "main"), known="c" * 40).revision == "c" * 40
+    assert pin(hub_card({}, "main"), known="c" * 40).revision == "c" * 40
     assert "keeping commit" in capsys.readouterr().err
     with pytest.raises(UserError, match="--data x=FOLDER"):
-        sources.pin(hub_card({}, "main"))
+        pin(hub_card({}, "main"))
 
 
 def test_a_branch_is_resolved_once_and_locked(hub, monkeypatch, tmp_path, capsys):
@@ -180,18 +181,18 @@ def test_a_branch_is_resolved_once_and_locked(hub, monkeypatch, tmp_path, capsys
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
     lock = tmp_path / "lock.json"
-    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
+    assert pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
     said = capsys.readouterr().err
     assert "revision main of o/x is commit " + "d" * 40 in said and str(lock) in said and "delete its entry" in said
     assert json.loads(lock.read_text()) == {"x": {"hub_id": "o/x", "revision": "main", "commit": "d" * 40}}
     monkeypatch.setattr(Info, "sha", "e" * 40)  # the branch moved
-    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
+    assert pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
     assert asked == [("o/x", "main")] and capsys.readouterr().err == ""
-    assert sources.pin(hub_card({}, "v2"), lock=lock).revision == "e" * 40  # the card asks for another branch
-    assert sources.read_lock(lock)["x"]["revision"] == "v2"
+    assert pin(hub_card({}, "v2"), lock=lock).revision == "e" * 40  # the card asks for another branch
+    assert read_lock(lock)["x"]["revision"] == "v2"
     lock.unlink()
-    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "e" * 40
-    assert sources.pin(hub_card({}, "a" * 40), lock=tmp_path / "none").revision == "a" * 40
+    assert pin(hub_card({}, "main"), lock=lock).revision == "e" * 40
+    assert pin(hub_card({}, "a" * 40), lock=tmp_path / "none").revision == "a" * 40
     assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
 
 
@@ -199,7 +200,7 @@ def test_a_branch_is_resolved_once_and_locked(hub, monkeypatch, tmp_path, capsys
 def test_a_damaged_lock_is_refused(hub, tmp_path, text):
     (tmp_path / "lock.json").write_text(text)
     with pytest.raises(UserError, match="delete it to resolve"):
-        sources.pin(hub_card({}, "main"), lock=tmp_path / "lock.json")
+        pin(hub_card({}, "main"), lock=tmp_path / "lock.json")
 
 
 @pytest.fixture
@@ -240,19 +241,19 @@ def loopback_hub(monkeypatch):
 def test_a_former_name_is_used_only_where_the_present_one_is_missing(loopback_hub, capsys):
     card = hub_card({}, "main", former_hub_ids=["old/gone", "old/x"])
     loopback_hub["old/x"] = "d" * 40
-    assert sources.pin(card).revision == "d" * 40
+    assert pin(card).revision == "d" * 40
     assert "o/x is not on this Hub; x is read as old/x" in capsys.readouterr().err
     loopback_hub["o/x"] = "e" * 40
-    assert sources.pin(card).revision == "e" * 40 and capsys.readouterr().err == ""
+    assert pin(card).revision == "e" * 40 and capsys.readouterr().err == ""
     loopback_hub["o/x"] = (403, "GatedRepo")
     with pytest.raises(UserError, match="it is gated: accept its terms at https://huggingface.co/datasets/o/x"):
-        sources.pin(card)
+        pin(card)
     loopback_hub["o/x"] = (400, "Other")
     with pytest.raises(UserError, match="connect, or give a local copy"):
-        sources.pin(card)
+        pin(card)
     loopback_hub.clear()
     with pytest.raises(UserError, match="dataset o/x .* no repository has this name"):
-        sources.pin(card)
+        pin(card)
 
 
 def test_the_stand_ins_take_the_rows_they_say(tmp_path):

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agenttuning.data.sources import file_digest
+from agenttuning.data.files import file_digest
 from agenttuning.errors import UserError
 
 if TYPE_CHECKING:
