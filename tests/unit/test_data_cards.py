@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -97,7 +98,9 @@ def test_json_lists_are_read_one_by_one_and_filtered(tmp_path):
     rows = [{"model": "A", "n": 1}, {"model": "B"}, {"n": "]"}, 7]
     for text in (json.dumps(rows), json.dumps(rows, indent=2), f"\ufeff \n{json.dumps(rows)}\n"):
         file.write_text(text, encoding="utf-8")
-        assert list(sources.read(card, file)) == [("all", rows[0]), ("all", rows[2]), ("all", 7)]
+        not_kept = Counter()
+        assert list(sources.read(card, file, not_kept)) == [("all", rows[0]), ("all", rows[2]), ("all", 7)]
+        assert not_kept == {'model is_not "B"': 1}
     file.write_text("[ ]")
     assert list(sources.read(card, file)) == []
     for bad in ("[1, 2", "{}", '[1 "a"]', "[1,,2]", "", "[" * 5000 + "]" * 5000):
@@ -266,7 +269,11 @@ def test_the_stand_ins_take_the_rows_they_say(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, model in (("wildchat-gpt4", "gpt-4-0314"), ("wildchat-gpt35", "gpt-3.5-turbo")):
         card = sources.load_card(name)
-        taken = [row for _, row in sources.read(card, file)]
+        not_kept = Counter()
+        taken = [row for _, row in sources.read(card, file, not_kept)]
+        others = {'language is "English"': 1, "toxic is false": 1} if model == "gpt-4-0314" else {}
+        prefix = "gpt-4" if others else "gpt-3.5"
+        assert not_kept == {f'model starts_with "{prefix}"': 4 - len(others), **others}
         assert [row["model"] for row in taken] == [model]
         assert [turn["role"] for turn in convert(taken[0], card.format, fallback_id="w")["messages"]] == [
             "user",
@@ -325,7 +332,9 @@ def test_single_hub_files_are_read_line_by_line(hub, monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     card = hub_card({"train": 2}, files={"train": "part.json"}, keep={"field": "model", "is": "A"})
-    assert list(sources.read(card)) == [("train", {"model": "A"})]
+    not_kept = Counter()
+    assert list(sources.read(card, not_kept=not_kept)) == [("train", {"model": "A"})]
+    assert not_kept == {'model is "A"': 1}
     assert asked == [("o/x", "part.json", "dataset", "a" * 40)]
 
 

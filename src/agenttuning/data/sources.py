@@ -9,6 +9,8 @@ data_cards/README.md documents every key.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -84,18 +86,23 @@ def load_card(name: str, root: Path | None = None) -> SourceCard:
     return card
 
 
-def read(card: SourceCard, path: str | Path | None = None) -> Iterator[tuple[str, object]]:
+def read(
+    card: SourceCard, path: str | Path | None = None, not_kept: Counter[str] | None = None
+) -> Iterator[tuple[str, object]]:
     """Yield (split, raw row) of a card, or of the user's own file or folder `path` in the card's format.
 
     A line that cannot be parsed is yielded as `Unreadable`. Raises UserError if there is nothing to read, if a Hub
     source has another number of rows than its card expects, or if the Hub cannot be reached. A user's own files are not
-    counted against the card.
+    counted against the card. Rows that `keep` does not take are counted in `not_kept`, by the first rule that refused
+    them, such as `model starts_with "gpt-4"`.
     """
+    left_out = Counter() if not_kept is None else not_kept
     local = local_path(card, path)
     if local is None:
-        wanted = _counted(card, _hub_files(card) if card.files else _hub(card))
+        wanted = _counted(card, _hub_files(card) if card.files else _hub(card), left_out)
     else:
-        wanted = ((file.stem, row) for file in local_files(local) for row in read_file(file) if _kept(card, row))
+        found = ((file.stem, row) for file in local_files(local) for row in read_file(file))
+        wanted = ((split, row) for split, row in found if _kept(card, row, left_out))
     yield from ((split, _renamed(card, row)) for split, row in wanted)
 
 
@@ -141,11 +148,13 @@ def _hub_files(card: SourceCard) -> Iterator[tuple[str, object]]:
         yield from ((split, row) for row in read_file(Path(file)))
 
 
-def _counted(card: SourceCard, rows: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+def _counted(
+    card: SourceCard, rows: Iterator[tuple[str, object]], not_kept: Counter[str]
+) -> Iterator[tuple[str, object]]:
     counts = dict.fromkeys(card.splits or {}, 0)
     for split, row in rows:
         counts[split] = counts.get(split, 0) + 1
-        if _kept(card, row):
+        if _kept(card, row, not_kept):
             yield split, row
     expected = {split: counts[split] if rows is None else rows for split, rows in (card.splits or {}).items()}
     if expected and counts != expected:
@@ -157,8 +166,13 @@ def _counted(card: SourceCard, rows: Iterator[tuple[str, object]]) -> Iterator[t
         )
 
 
-def _kept(card: SourceCard, row: object) -> bool:
-    return not isinstance(row, dict) or all(_holds(rule, row.get(rule["field"])) for rule in _keep_rules(card))
+def _kept(card: SourceCard, row: object, not_kept: Counter[str]) -> bool:
+    for rule in _keep_rules(card) if isinstance(row, dict) else []:
+        if not _holds(rule, row.get(rule["field"])):
+            word = next(word for word in KEEP if word in rule)
+            not_kept[f"{rule['field']} {word} {json.dumps(rule[word], default=str)}"] += 1
+            return False
+    return True
 
 
 def _keep_rules(card: SourceCard) -> list:
