@@ -23,11 +23,10 @@ def pin(
     `lock` is a lock file: what it says of this Hub id and revision is used without asking the Hub, and a commit that
     the Hub gives is written to it. `known` is the commit of an earlier preparation, kept when the Hub cannot be asked.
     """
-    if local_path(card, path) is not None or is_commit(card.revision):
+    if local_path(card, path) is not None:
         return card
-    locked = read_lock(lock).get(card.name, {}) if lock else {}
-    if (locked.get("hub_id"), locked.get("revision")) == (card.hub_id, card.revision):
-        return replace(card, revision=locked["commit"])
+    if is_commit(revision := locked_revision(card, lock)):
+        return replace(card, revision=revision)
     from huggingface_hub import HfApi
 
     try:
@@ -43,6 +42,17 @@ def pin(
         )
         commit = known
     return replace(card, revision=commit)
+
+
+def locked_revision(card: SourceCard, lock: Path | None) -> str:
+    """The revision that is read of a Hub source: its commit in the lock file, else what the card says. Raises UserError
+    for a damaged lock file, which is not read where the card names a commit itself.
+    """
+    if lock is None or is_commit(card.revision):
+        return card.revision
+    entry = read_lock(lock).get(card.name, {})
+    same = (entry.get("hub_id"), entry.get("revision")) == (card.hub_id, card.revision)
+    return entry["commit"] if same else card.revision
 
 
 def read_lock(lock: Path) -> dict:
