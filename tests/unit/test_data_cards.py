@@ -49,11 +49,16 @@ def test_agentinstruct_is_pinned_and_counted():
     assert sum(card.splits.values()) == 1866
 
 
-def test_samples_are_what_the_code_makes():
-    stages = card_samples.stages()
-    there = {path.name: path.read_text(encoding="utf-8") for path in card_samples.SAMPLES.iterdir()}
+@pytest.mark.parametrize("name", CARDS)
+def test_samples_are_what_the_code_makes(name):
+    stages, card = card_samples.stages(name), sources.load_card(name)
+    there = {path.name: path.read_text(encoding="utf-8") for path in (sources.CARDS / name / "samples").iterdir()}
+    raw = there.pop(card_samples.RAW).splitlines()
     assert there == stages, "run `PYTHONPATH=src:tests python tests/helpers/card_samples.py` and look at the difference"
-    assert all(json.loads(content)["id"] == "drawer_0" for content in stages.values())
+    left_out = json.loads(stages["left_out.json"])
+    assert len(raw) == left_out["rows_read"] + sum(left_out["not_kept"].values())
+    assert "]«" in stages["tokens.txt"] and left_out["quarantine"], "rows that are trained and malformed ones"
+    assert bool(left_out["not_kept"]) == bool(card.keep) and bool(left_out["dropped"]) == bool(card.language)
 
 
 @pytest.mark.parametrize(
