@@ -29,8 +29,11 @@ def short(path):
 
 def test_the_lists_are_not_empty():
     assert {f"recipes/agentlm-{size}/sft.yaml" for size in ("7b", "13b", "70b")} <= set(map(short, RECIPES))
+    assert "recipes/ablations/unfiltered.yaml" in map(short, RECIPES)
     assert len(CONFIGS) >= 7
-    assert {"agentinstruct", "sharegpt-gpt4", "sharegpt-gpt35"} <= {path.parent.name for path in CARDS}
+    assert {"agentinstruct", "agentinstruct-unfiltered", "sharegpt-gpt4", "sharegpt-gpt35"} <= {
+        path.parent.name for path in CARDS
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=short)

@@ -268,6 +268,21 @@ def test_rows_that_the_card_does_not_keep_are_counted(world, tokenizer):
         build(world, tokenizer)
 
 
+def test_the_unfiltered_ablation_says_what_it_lacks(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = recipe.load(recipe.schema.REPOSITORY / "recipes/ablations/unfiltered.yaml")
+    if (one.root / "data/agentinstruct-unfiltered").exists():
+        pytest.skip("somebody has made the unfiltered trajectories here")
+    wanted = "agentinstruct-unfiltered does not exist; .* `agenttuning collect FILE .threshold 0 .*README.md says more"
+    with pytest.raises(UserError, match=wanted):
+        prepare.prepare(one, tokenizer, tmp_path / "data")
+    assert {name: source.share for name, source in one.mixture.sources.items()} == {
+        "agentinstruct-unfiltered": 0.2,
+        "sharegpt-gpt4": 0.16,
+        "sharegpt-gpt35": 0.64,
+    }
+
+
 def longer_agents(world, steps, count=10):
     """Make the first agent row long: `steps` trained turns of forty words."""
     rows = [agent_row(number) for number in range(count)]
