@@ -13,7 +13,7 @@ import pytest
 
 from agenttuning import chat, recipe
 from agenttuning.chat import show
-from agenttuning.data import convert, pool, prepare
+from agenttuning.data import convert, pool, prepare, records
 from agenttuning.data.overlong import fit
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
@@ -148,7 +148,7 @@ def test_all_or_nothing(world, tokenizer, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             build(world, tokenizer, "mixture.seed=9")
     assert {file.name: file.read_bytes() for file in first.path.iterdir()} == before
-    assert [path.name for path in first.path.parent.iterdir()] == ["data"]
+    assert sorted(path.name for path in first.path.parent.iterdir()) == [".data.pieces", "data"]
     build(world, tokenizer, "mixture.seed=9")
     assert [path.name for path in first.path.parent.iterdir()] == ["data"]
 
@@ -420,7 +420,7 @@ def test_refusals(world, tokenizer):
 
 
 def test_a_wrong_mask_stops_the_build(world, tokenizer, monkeypatch):
-    genuine = pool.encode_many
+    genuine = records.encode_many
 
     def too_wide(*arguments):
         result = []
@@ -433,7 +433,7 @@ def test_a_wrong_mask_stops_the_build(world, tokenizer, monkeypatch):
             )
         return result
 
-    monkeypatch.setattr(pool, "encode_many", too_wide)
+    monkeypatch.setattr(records, "encode_many", too_wide)
     with pytest.raises(chat.MaskError, match="starts in the header"):
         build(world, tokenizer)
     assert not (world / "out" / "data").exists()
