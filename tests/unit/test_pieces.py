@@ -96,8 +96,9 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(world, tmp_pa
     assert [entry.name for entry in path.parent.iterdir()] == ["data"]
 
 
-def test_rows_that_the_card_does_not_keep_are_counted_once_however_the_build_went(world, tmp_path, monkeypatch):
-    with (world / "data_cards" / "chats" / "source.yaml").open("a") as card:
+def test_rows_that_the_card_does_not_keep_are_counted_once_however_the_build_went(tmp_path, monkeypatch):
+    world = tiny_world(tmp_path / "world")
+    with (tmp_path / "world/data_cards/chats/source.yaml").open("a") as card:
         card.write("keep: {field: id, is_not: chat_7}\n")
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
