@@ -50,10 +50,11 @@ class Pool:
     lengths: list[int] = field(default_factory=list)
     supervised: list[int] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # of the raw rows from which they come
     overlong: int = 0  # conversations above max_length
     overlong_dropped: int = 0  # of those, the ones of which nothing is left
     supervised_read: int = 0  # supervised tokens before `overlong`
-    dropped: list[dict] = field(default_factory=list)  # rows that a filter refused: source, split, id, reason
+    dropped: list[dict] = field(default_factory=list)  # rows that were refused: source, split, id, reason
     defects: list[dict] = field(default_factory=list)  # rows with a known defect, kept or not
     taken: numpy.ndarray | None = None  # places of the rows in the files, where some rows there are not of the pool
 
@@ -90,8 +91,8 @@ def read_source(job: Job, path: str | Path | None, processes: int) -> Read:
     return Read(job, files, pyarrow.concat_tables(tables), not_kept)
 
 
-def settle(source: Read, refused: Mapping[int, str] | None = None) -> Pool:
-    """The pool of a source, without the conversations of `refused` ({number of the raw row: reason}).
+def settle(source: Read, refused: Mapping[int, dict] | None = None) -> Pool:
+    """The pool of a source, without the conversations of `refused` ({number of the raw row: its reason, and more}).
 
     Raises UserError past `max_quarantined` or `max_overlong_loss`, and for a source of which nothing is left or whose
     tokens are all or none supervised.
@@ -119,7 +120,7 @@ def settle(source: Read, refused: Mapping[int, str] | None = None) -> Pool:
     return pool
 
 
-def _conversations(source: Read, refused: Mapping[int, str], pool: Pool) -> Iterator[tuple[dict | None, int]]:
+def _conversations(source: Read, refused: Mapping[int, dict], pool: Pool) -> Iterator[tuple[dict | None, int]]:
     """(record, rows it has on disk) of each raw row; the record is None where the row is set aside, which is noted."""
     seen: set[str] = set()
     number = 0
@@ -128,7 +129,7 @@ def _conversations(source: Read, refused: Mapping[int, str], pool: Pool) -> Iter
             what = {"source": pool.name, "split": record["split"], "id": record["id"]}
             known = record["converted"] and record["id"] in seen
             malformed = "the id appeared before in this source" if known else record["quarantined"]
-            reason = record["dropped"] or refused.get(number)
+            reason = {"reason": record["dropped"]} if record["dropped"] else refused.get(number)
             if record["converted"]:
                 seen.add(record["id"])
             if record["defects"] and not known:
@@ -136,7 +137,9 @@ def _conversations(source: Read, refused: Mapping[int, str], pool: Pool) -> Iter
             if malformed:
                 pool.quarantine.add(record["split"], record["id"], malformed)
             elif reason:
-                pool.dropped.append({**what, "reason": reason})
+                pool.dropped.append({**what, **reason})
+            if record["rows"] and not (malformed or reason):
+                pool.numbers.append(number)
             yield None if malformed or reason else record, record["rows"]
             number += 1
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from agenttuning.data.pool import Read
     from agenttuning.recipe import Recipe
 
-LAYOUT = 2  # raise when the rows made from the same inputs change
+LAYOUT = 3  # raise when the rows made from the same inputs change
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,16 @@ def _build(
 
     from agenttuning.data.mixture import realised
     from agenttuning.data.pool import settle
+    from agenttuning.data.refusals import of_duplicates
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    pools = {name: settle(source) for name, source in _read(recipe, tokenizer, cards, paths, pieces, settings).items()}
+    read = _read(recipe, tokenizer, cards, paths, pieces, settings)
+    pools = {name: settle(source) for name, source in read.items()}
+    twice = None
+    if (rule := recipe.mixture.duplicates) != "keep":
+        refused, twice = of_duplicates(read, pools, rule, recipe.mixture.near_duplicate_threshold)
+        pools = {name: settle(source, refused[name]) for name, source in read.items()}
     order = _order(recipe, pools, shares)
     tables = [pools[name].dataset() for name in order.names]
     offsets = numpy.cumsum([0, *map(len, tables[:-1])])
@@ -170,7 +176,7 @@ def _build(
         quarantine.write(lists, folder / file)
     sources = realised(order, pools, shares)
     totals = {key: sum(source[key] for source in sources.values()) for key in ("draws", "tokens", "supervised_tokens")}
-    return {**totals, "sources": sources}
+    return {**totals, "sources": sources, "duplicates": twice}
 
 
 def _read(
@@ -198,9 +204,9 @@ def _read(
         splits = frozenset(source.splits) if source.splits else None
         made_of = [settings["layout"], settings["tokenizer"], settings["sources"][name], recipe.loss, source.defects]
         made_of += [rules.max_length, rules.overlong, rules.system_prompt, sorted(splits or [])]
-        made_of += [PIECE, PIECE_CHARACTERS]
+        made_of += [PIECE, PIECE_CHARACTERS, mixture.duplicates]
         folder = keyed(pieces / name, hashlib.sha256(json.dumps(made_of).encode()).hexdigest())
-        job = Job(card, tokenizer, rules, folder, splits, source.defects == "drop")
+        job = Job(card, tokenizer, rules, folder, splits, source.defects == "drop", mixture.duplicates)
         found[name] = read_source(job, paths.get(name), processes)
     return found
 

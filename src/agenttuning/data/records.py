@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow
 
 from agenttuning.chat import Encoded, RowError, encode_many, verify
-from agenttuning.data import defects
+from agenttuning.data import defects, duplicates
 from agenttuning.data.convert import convert
 from agenttuning.data.language import Language
 from agenttuning.data.overlong import fit, supervised
@@ -30,7 +30,7 @@ ROWS = pyarrow.schema([("input_ids", _counts), ("labels", _counts), ("source", _
 
 # One for each raw row. converted: it was well-formed, so its id is known; quarantined, dropped: the reason, or null.
 # rows: how many can be drawn, and of each its tokens (lengths) and supervised tokens; supervised_read: those of the
-# whole conversation; bos: `<s>` among the rows' tokens.
+# whole conversation; bos: `<s>` among the rows' tokens; digest, signature: data/duplicates.py, where it is asked for.
 RECORDS = pyarrow.schema(
     [
         ("id", _text),
@@ -45,6 +45,8 @@ RECORDS = pyarrow.schema(
         ("supervised_read", pyarrow.int64()),
         ("bos", pyarrow.int32()),
         ("overlong", pyarrow.bool_()),
+        ("digest", pyarrow.binary()),
+        ("signature", pyarrow.binary()),
     ]
 )
 
@@ -71,6 +73,7 @@ class Job:
     folder: Path
     splits: frozenset[str] | None = None
     drop_defects: bool = False
+    duplicates: str = "keep"
 
 
 def work(
@@ -96,7 +99,16 @@ def work(
 def _judge(job: Job, foreign: Language | None, number: int, split: str, raw: object) -> tuple[dict, list[dict] | None]:
     """The record of a raw row, and its messages if it is to be encoded."""
     record = {"id": None, "split": split, "converted": False, "quarantined": None, "dropped": None, "defects": []}
-    record |= {"rows": 0, "lengths": [], "supervised": [], "supervised_read": 0, "bos": 0, "overlong": False}
+    record |= {
+        "digest": None,
+        "signature": None,
+        "rows": 0,
+        "lengths": [],
+        "supervised": [],
+        "supervised_read": 0,
+        "bos": 0,
+        "overlong": False,
+    }
     try:
         row = convert(raw, job.card.format, job.card.name, fallback_id=f"{job.card.name}_{split}_{number}")
     except RowError as error:
@@ -122,8 +134,16 @@ def _encode(job: Job, kept: list[tuple[dict, list[dict]]], drawable: dict[str, l
         if whole.spans:
             verify(whole, messages, job.tokenizer)
             _fit(job, record, messages, whole, drawable)
+            _compare_by(job, record, messages)
         else:
             record["quarantined"] = f"no supervised turn under loss {job.rules.loss!r}"
+
+
+def _compare_by(job: Job, record: dict, messages: list[dict]) -> None:
+    if job.duplicates != "keep":
+        record["digest"] = duplicates.digest(messages)
+    if job.duplicates == "near":
+        record["signature"] = duplicates.signature(messages).tobytes()
 
 
 def _fit(job: Job, record: dict, messages: list[dict], whole: Encoded, drawable: dict[str, list]) -> None:
