@@ -1,7 +1,7 @@
 """Trajectories from a teacher, filtered by reward, in AgentInstruct's own format.
 
     teacher: {slip: 0.1, give_up: 0.05, seed: 0}
-    tasks: {household: {items: 800, threshold: 1.0}, ...}    # threshold: the least reward that is kept
+    tasks: {household: {items: 800, threshold: 1.0}, ...}    # threshold: the least reward that is kept; 0: no filter
     seed: 0                                                  # draws the training items
     out: data/agentinstruct-mini
 
@@ -97,10 +97,21 @@ def conversation(messages: list[dict]) -> list[dict]:
 def _kept(name: str, records: list[dict], threshold: float) -> list[dict]:
     # The number is the instruction's, not the row's: a row leads back to the item it was played on.
     return [
-        {"id": f"{name}_{number}", "conversations": conversation(record["messages"])}
+        {"id": f"{name}_{number}", "conversations": conversation(_answered(record["messages"]))}
         for number, record in enumerate(records)
-        if record["status"] == status.COMPLETED and record["reward"] >= threshold
+        if _passes(record, threshold)
     ]
+
+
+def _passes(record: dict, threshold: float) -> bool:
+    if threshold == 0:  # no filter: whatever the teacher ended with, but not what the infrastructure broke
+        return status.is_result(record["status"])
+    return record["status"] == status.COMPLETED and record["reward"] >= threshold
+
+
+def _answered(messages: list[dict]) -> list[dict]:
+    """Without a last observation that the agent had no more room or turns to answer."""
+    return messages[:-1] if messages[-1]["role"] == "user" else messages
 
 
 def _statistics(records: list[dict], rows: list[dict], threshold: float) -> dict:
@@ -137,10 +148,10 @@ def _check(tasks: dict[str, _Task], known: dict, path: Path) -> None:
             raise UserError(
                 f"{path}: there is no task {name!r}; it could not be played; choose from {', '.join(known)}"
             )
-        if task.items < 1 or not 0 < task.threshold <= 1:
+        if task.items < 1 or not 0 <= task.threshold <= 1:
             raise UserError(
-                f"{path}: tasks.{name} has items {task.items} and threshold {task.threshold}; the filter would keep "
-                "nothing or everything; items must be at least 1 and threshold in (0, 1]"
+                f"{path}: tasks.{name} has items {task.items} and threshold {task.threshold}; nothing would "
+                "be kept, or other than what was meant; items must be at least 1, and threshold from 0 (no filter) to 1"
             )
 
 
@@ -210,7 +221,7 @@ def card(stats: dict) -> str:
             f"The teacher plays the expert's move, but slips with probability {teacher['slip']} and gives up with "
             f"{teacher['give_up']} at each turn.",
             "A trajectory is kept when the episode was completed with at least the task's reward: "
-            + ", ".join(f"{name} {task['threshold']:g}" for name, task in tasks.items())
+            + ", ".join(f"{name} {_rule(task['threshold'])}" for name, task in tasks.items())
             + ".",
             f"Protocol {stats['protocol']}, item seed {stats['seed']}, teacher seed {teacher['seed']}; the same seeds "
             "give the same bytes.",
@@ -221,6 +232,10 @@ def card(stats: dict) -> str:
             "",
         ]
     )
+
+
+def _rule(threshold: float) -> str:
+    return f"{threshold:g}" if threshold else "no filter (all are kept, however they ended)"
 
 
 def _cells(task: dict) -> str:

@@ -163,8 +163,9 @@ def _turns(
 
     from tqdm import tqdm
 
+    from agenttuning.data.lock import LOCK, pin
     from agenttuning.data.quarantine import Quarantine, rows
-    from agenttuning.data.sources import LOCK, load_card, pin
+    from agenttuning.data.sources import load_card
 
     seen: set[bytes] = set()
     for name in recipe.mixture.sources:

@@ -54,6 +54,7 @@ def _gpu(recipe: Recipe, machine: Machine) -> list[str]:
 
 def _wanted(recipe: Recipe, data_paths: dict[str, Path]) -> tuple[list[str], list[tuple[str, str, str]]]:
     """Missing local things, and (kind, id, revision) of what the Hub must give."""
+    from agenttuning.data.lock import LOCK, locked_revision
     from agenttuning.data.sources import load_card
 
     missing: list[str] = []
@@ -64,17 +65,21 @@ def _wanted(recipe: Recipe, data_paths: dict[str, Path]) -> tuple[list[str], lis
     elif not (Path(model) / "config.json").is_file():
         make = "; `make base-tiny` makes it" if "tiny" in f"{model}{recipe.name}" else ""
         missing.append(f"model: the folder {model} holds no config.json{make}.")
+    cards, damaged = recipe.root / "data_cards", None
     for name in recipe.mixture.sources:
-        card = load_card(name, recipe.root / "data_cards")
+        card = load_card(name, cards)
         if name in data_paths:
             if not Path(data_paths[name]).exists():
                 missing.append(f"data: {name} was to be read from {data_paths[name]} (--data), which does not exist.")
         elif card.hub_id:
-            remote.append(("dataset", card.hub_id, card.revision or "main"))
+            try:
+                remote.append(("dataset", card.hub_id, locked_revision(card, cards / LOCK)))
+            except UserError as error:  # the same for each source that needs it: told once
+                damaged = f"lock file: {error}."
         elif not (recipe.root / card.path).exists():
             make = f"; `{card.made_by}` makes it" if card.made_by else ""
             missing.append(f"data: {name} is read from {card.path}, which does not exist{make}.")
-    return missing, remote
+    return missing + [damaged] * (damaged is not None), remote
 
 
 def _hub(wanted: list[tuple[str, str, str]]) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 
+from agenttuning import collect as collect_module
 from agenttuning.collect import STATS, collect, conversation
 from agenttuning.data import sources
 from agenttuning.data.convert import convert
@@ -65,6 +66,31 @@ def test_the_filter_keeps_what_the_threshold_says(tmp_path) -> None:
         }
         kept.append({row["id"] for row in rows(run(tmp_path, plan), "shop")})
     assert kept[1] < kept[0]
+
+
+def test_threshold_0_keeps_every_episode_however_it_ended(tmp_path) -> None:
+    plan = {
+        **PLAN,
+        "teacher": {"slip": 0.6, "give_up": 0.2, "seed": 0},
+        "tasks": {name: {"items": 60, "threshold": 0.0} for name in ("household", "database", "shop")},
+    }
+    folder = run(tmp_path, plan)
+    stats = json.loads((folder / "meta/stats.json").read_text())["tasks"]
+    ended = set().union(*(task["statuses"] for task in stats.values()))
+    assert {"completed", "task_limit"} < ended, "failures of several kinds"
+    for name, task in stats.items():
+        kept = rows(folder, name)
+        assert len(kept) == task["instructions"] == 60 and task["ratio_percent"] == 100
+        for row in kept:
+            assert convert(row, "agentinstruct")["messages"][-1]["role"] == "assistant"
+    assert "shop no filter (all are kept" in (folder / "README.md").read_text()
+
+
+def test_an_observation_without_an_answer_is_left_out() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": True}]
+    record = {"status": "context_limit", "reward": 0.0, "messages": [*messages, {"role": "user", "content": "c"}]}
+    [row] = collect_module._kept("shop", [record, {"status": "agent_error", "reward": None, "messages": []}], 0.0)
+    assert [turn["value"] for turn in row["conversations"]] == ["a", "b"]
 
 
 def test_same_file_same_bytes_and_another_seed_other_bytes(tmp_path) -> None:
@@ -130,7 +156,8 @@ def test_a_broken_world_stops_the_collection(tmp_path, monkeypatch) -> None:
         ({"tasks": {"houshold": {"items": 3, "threshold": 1.0}}}, "household"),
         ({"tasks": {"shop": {"items": 3, "treshold": 1.0}}}, "threshold"),
         ({"tasks": {"shop": {"items": 0, "threshold": 1.0}}}, "at least 1"),
-        ({"tasks": {"shop": {"items": 3, "threshold": 0.0}}}, "threshold"),
+        ({"tasks": {"shop": {"items": 3, "threshold": -0.1}}}, "threshold"),
+        ({"tasks": {"shop": {"items": 3, "threshold": 1.1}}}, "threshold"),
         ({"tasks": {}}, "empty"),
         ({"teacher": {"slip": 0.9, "give_up": 0.9, "seed": 0}}, "chances"),
         ({"teacher": {"slip": 0.9, "seed": 0}}, "give_up"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from agenttuning.data import sources
 from agenttuning.data.convert import convert
+from agenttuning.data.lock import is_commit, pin, read_lock
 from agenttuning.errors import UserError
 from helpers import card_samples
 
@@ -43,15 +45,20 @@ def test_card_is_whole(name):
 
 def test_agentinstruct_is_pinned_and_counted():
     card = sources.load_card("agentinstruct")
-    assert sources.is_commit(card.revision)
+    assert is_commit(card.revision)
     assert sum(card.splits.values()) == 1866
 
 
-def test_samples_are_what_the_code_makes():
-    stages = card_samples.stages()
-    there = {path.name: path.read_text(encoding="utf-8") for path in card_samples.SAMPLES.iterdir()}
+@pytest.mark.parametrize("name", CARDS)
+def test_samples_are_what_the_code_makes(name):
+    stages, card = card_samples.stages(name), sources.load_card(name)
+    there = {path.name: path.read_text(encoding="utf-8") for path in (sources.CARDS / name / "samples").iterdir()}
+    raw = there.pop(card_samples.RAW).splitlines()
     assert there == stages, "run `PYTHONPATH=src:tests python tests/helpers/card_samples.py` and look at the difference"
-    assert all(json.loads(content)["id"] == "drawer_0" for content in stages.values())
+    left_out = json.loads(stages["left_out.json"])
+    assert len(raw) == left_out["rows_read"] + sum(left_out["not_kept"].values())
+    assert "]«" in stages["tokens.txt"] and left_out["quarantine"], "rows that are trained and malformed ones"
+    assert bool(left_out["not_kept"]) == bool(card.keep) and bool(left_out["dropped"]) == bool(card.language)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +103,9 @@ def test_json_lists_are_read_one_by_one_and_filtered(tmp_path):
     rows = [{"model": "A", "n": 1}, {"model": "B"}, {"n": "]"}, 7]
     for text in (json.dumps(rows), json.dumps(rows, indent=2), f"\ufeff \n{json.dumps(rows)}\n"):
         file.write_text(text, encoding="utf-8")
-        assert list(sources.read(card, file)) == [("all", rows[0]), ("all", rows[2]), ("all", 7)]
+        not_kept = Counter()
+        assert list(sources.read(card, file, not_kept)) == [("all", rows[0]), ("all", rows[2]), ("all", 7)]
+        assert not_kept == {'model is_not "B"': 1}
     file.write_text("[ ]")
     assert list(sources.read(card, file)) == []
     for bad in ("[1, 2", "{}", '[1 "a"]', "[1,,2]", "", "[" * 5000 + "]" * 5000):
@@ -150,8 +159,8 @@ def test_the_users_own_files_are_not_counted(hub, tmp_path):
 def test_revisions_are_resolved_and_kept_offline(hub, monkeypatch, capsys):
     import huggingface_hub
 
-    assert sources.pin(hub_card({}, "main")).revision == "b" * 40
-    assert sources.pin(hub_card({}, "a" * 40)).revision == "a" * 40
+    assert pin(hub_card({}, "main")).revision == "b" * 40
+    assert pin(hub_card({}, "a" * 40)).revision == "a" * 40
 
     class TransportError(Exception):
         """As httpx's: no OSError and no error of huggingface_hub."""
@@ -160,10 +169,10 @@ def test_revisions_are_resolved_and_kept_offline(hub, monkeypatch, capsys):
         raise TransportError("Name or service not known")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", offline)
-    assert sources.pin(hub_card({}, "main"), known="c" * 40).revision == "c" * 40
+    assert pin(hub_card({}, "main"), known="c" * 40).revision == "c" * 40
     assert "keeping commit" in capsys.readouterr().err
     with pytest.raises(UserError, match="--data x=FOLDER"):
-        sources.pin(hub_card({}, "main"))
+        pin(hub_card({}, "main"))
 
 
 def test_a_branch_is_resolved_once_and_locked(hub, monkeypatch, tmp_path, capsys):
@@ -180,18 +189,18 @@ def test_a_branch_is_resolved_once_and_locked(hub, monkeypatch, tmp_path, capsys
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
     lock = tmp_path / "lock.json"
-    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
+    assert pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
     said = capsys.readouterr().err
     assert "revision main of o/x is commit " + "d" * 40 in said and str(lock) in said and "delete its entry" in said
     assert json.loads(lock.read_text()) == {"x": {"hub_id": "o/x", "revision": "main", "commit": "d" * 40}}
     monkeypatch.setattr(Info, "sha", "e" * 40)  # the branch moved
-    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
+    assert pin(hub_card({}, "main"), lock=lock).revision == "d" * 40
     assert asked == [("o/x", "main")] and capsys.readouterr().err == ""
-    assert sources.pin(hub_card({}, "v2"), lock=lock).revision == "e" * 40  # the card asks for another branch
-    assert sources.read_lock(lock)["x"]["revision"] == "v2"
+    assert pin(hub_card({}, "v2"), lock=lock).revision == "e" * 40  # the card asks for another branch
+    assert read_lock(lock)["x"]["revision"] == "v2"
     lock.unlink()
-    assert sources.pin(hub_card({}, "main"), lock=lock).revision == "e" * 40
-    assert sources.pin(hub_card({}, "a" * 40), lock=tmp_path / "none").revision == "a" * 40
+    assert pin(hub_card({}, "main"), lock=lock).revision == "e" * 40
+    assert pin(hub_card({}, "a" * 40), lock=tmp_path / "none").revision == "a" * 40
     assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
 
 
@@ -199,7 +208,7 @@ def test_a_branch_is_resolved_once_and_locked(hub, monkeypatch, tmp_path, capsys
 def test_a_damaged_lock_is_refused(hub, tmp_path, text):
     (tmp_path / "lock.json").write_text(text)
     with pytest.raises(UserError, match="delete it to resolve"):
-        sources.pin(hub_card({}, "main"), lock=tmp_path / "lock.json")
+        pin(hub_card({}, "main"), lock=tmp_path / "lock.json")
 
 
 @pytest.fixture
@@ -240,19 +249,19 @@ def loopback_hub(monkeypatch):
 def test_a_former_name_is_used_only_where_the_present_one_is_missing(loopback_hub, capsys):
     card = hub_card({}, "main", former_hub_ids=["old/gone", "old/x"])
     loopback_hub["old/x"] = "d" * 40
-    assert sources.pin(card).revision == "d" * 40
+    assert pin(card).revision == "d" * 40
     assert "o/x is not on this Hub; x is read as old/x" in capsys.readouterr().err
     loopback_hub["o/x"] = "e" * 40
-    assert sources.pin(card).revision == "e" * 40 and capsys.readouterr().err == ""
+    assert pin(card).revision == "e" * 40 and capsys.readouterr().err == ""
     loopback_hub["o/x"] = (403, "GatedRepo")
     with pytest.raises(UserError, match="it is gated: accept its terms at https://huggingface.co/datasets/o/x"):
-        sources.pin(card)
+        pin(card)
     loopback_hub["o/x"] = (400, "Other")
     with pytest.raises(UserError, match="connect, or give a local copy"):
-        sources.pin(card)
+        pin(card)
     loopback_hub.clear()
     with pytest.raises(UserError, match="dataset o/x .* no repository has this name"):
-        sources.pin(card)
+        pin(card)
 
 
 def test_the_stand_ins_take_the_rows_they_say(tmp_path):
@@ -265,7 +274,11 @@ def test_the_stand_ins_take_the_rows_they_say(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, model in (("wildchat-gpt4", "gpt-4-0314"), ("wildchat-gpt35", "gpt-3.5-turbo")):
         card = sources.load_card(name)
-        taken = [row for _, row in sources.read(card, file)]
+        not_kept = Counter()
+        taken = [row for _, row in sources.read(card, file, not_kept)]
+        others = {'language is "English"': 1, "toxic is false": 1} if model == "gpt-4-0314" else {}
+        prefix = "gpt-4" if others else "gpt-3.5"
+        assert not_kept == {f'model starts_with "{prefix}"': 4 - len(others), **others}
         assert [row["model"] for row in taken] == [model]
         assert [turn["role"] for turn in convert(taken[0], card.format, fallback_id="w")["messages"]] == [
             "user",
@@ -324,7 +337,9 @@ def test_single_hub_files_are_read_line_by_line(hub, monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     card = hub_card({"train": 2}, files={"train": "part.json"}, keep={"field": "model", "is": "A"})
-    assert list(sources.read(card)) == [("train", {"model": "A"})]
+    not_kept = Counter()
+    assert list(sources.read(card, not_kept=not_kept)) == [("train", {"model": "A"})]
+    assert not_kept == {'model is "A"': 1}
     assert asked == [("o/x", "part.json", "dataset", "a" * 40)]
 
 

@@ -129,7 +129,10 @@ def test_what_was_left_out_is_counted_by_reason(world):  # noqa: F811
     _, text = shown(*overrides)
     folder = world / "runs/tiny/sft/data"
     mixture = json.loads((folder / "mixture.json").read_text())
-    assert mixture["sources"]["chats"]["dropped"] == {}
+    assert mixture["sources"]["chats"]["dropped"] == {} == mixture["sources"]["chats"].pop("not_kept")
+    (folder / "mixture.json").write_text(json.dumps(mixture))
+    assert "chats620200" in re.sub(r"\s+", "", shown(*overrides)[0].text), "a build from before these were counted"
+    mixture["sources"]["chats"]["not_kept"] = {"model is 1": 3, "toxic is false": 2}
     mixture["sources"]["chats"]["dropped"] = {"copy of another row": 7}
     (folder / "mixture.json").write_text(json.dumps(mixture))
     dropped = [{"source": "chats", "id": f"chat_{n}", "reason": f"copy of row {n}"} for n in range(7)]
@@ -139,7 +142,7 @@ def test_what_was_left_out_is_counted_by_reason(world):  # noqa: F811
     assert found[0]["ids"] == ["chat_0", "chat_1", "chat_2"] and sum(one["rows"] for one in found) == 9
     page, _ = shown(*overrides)
     table = re.sub(r"\s+", " ", page.text)
-    assert "chats622700" in table.replace(" ", ""), "read 62, malformed 2, dropped 7, overlong 0, lost 0"
+    assert "chats6252700" in table.replace(" ", ""), "read 62, not kept 5, malformed 2, dropped 7, overlong 0, lost 0"
     assert data_page._dropped("chats", {"dropped": {"a": 2, "b": 3}}, found) == 5
 
 

@@ -29,8 +29,11 @@ def short(path):
 
 def test_the_lists_are_not_empty():
     assert {f"recipes/agentlm-{size}/sft.yaml" for size in ("7b", "13b", "70b")} <= set(map(short, RECIPES))
+    assert "recipes/ablations/unfiltered.yaml" in map(short, RECIPES)
     assert len(CONFIGS) >= 7
-    assert {"agentinstruct", "sharegpt-gpt4", "sharegpt-gpt35"} <= {path.parent.name for path in CARDS}
+    assert {"agentinstruct", "agentinstruct-unfiltered", "sharegpt-gpt4", "sharegpt-gpt35"} <= {
+        path.parent.name for path in CARDS
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=short)
@@ -65,9 +68,17 @@ def test_a_run_folder_has_its_readme(path):
     assert (path.parent / "README.md").is_file()
 
 
+def test_the_miniature_states_its_own_policy_for_long_conversations():
+    """base.yaml's must not reach it: its published results are of `drop`."""
+    paper = [recipe.load(path) for path in RECIPES if re.fullmatch(r"agentlm-\d+b", path.parent.name)]
+    assert {one.mixture.overlong for one in paper} == {"split_at_turn"}
+    tiny = [path for path in RECIPES if path.parent.name == "agentlm-tiny"]
+    assert len(tiny) == 3 and all(read_mapping(path)["mixture"]["overlong"] == "drop" for path in tiny)
+
+
 def test_the_page_of_open_questions_names_real_keys_and_files():
     """A choice is only as good as the key that holds it: each must be stated in base.yaml, not defaulted."""
-    page = (REPOSITORY / "docs/what-the-paper-did-not-say.md").read_text()
+    page = (REPOSITORY / "docs/what-the-paper-did-not-say.md").read_text().partition("\n## ")[0]
     rows = [line for line in page.splitlines() if line.startswith("| ") and "question" not in line]
     held = [row.rstrip("| ").rsplit("|", 1)[1] for row in rows]
     base = flatten(read_mapping(REPOSITORY / "recipes/base.yaml"))

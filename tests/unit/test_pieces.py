@@ -96,6 +96,19 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(world, tmp_pa
     assert [entry.name for entry in path.parent.iterdir()] == ["data"]
 
 
+def test_rows_that_the_card_does_not_keep_are_counted_once_however_the_build_went(tmp_path, monkeypatch):
+    world = tiny_world(tmp_path / "world")
+    with (tmp_path / "world/data_cards/chats/source.yaml").open("a") as card:
+        card.write("keep: {field: id, is_not: chat_7}\n")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            build(world, tmp_path / "run", "dataset_num_proc=1")
+    for folder, processes in (("run", 1), ("two", 2)):
+        built = build(world, tmp_path / folder, f"dataset_num_proc={processes}").mixture["sources"]
+        assert built["chats"]["not_kept"] == {'id is_not "chat_7"': 1} and built["agents"]["not_kept"] == {}
+
+
 def test_pieces_serve_another_seed_but_no_other_loss_or_rows(world, tmp_path, monkeypatch):
     def interrupted(run_dir):
         with monkeypatch.context() as patch:

@@ -1,6 +1,8 @@
 """What training lacks is told at once, whole, and quickly."""
 
 import http.server
+import json
+import shutil
 import threading
 import time
 
@@ -105,6 +107,41 @@ def test_offline_with_a_full_cache_can_start_and_with_a_gap_names_it(tmp_path, m
     text = message(machine=GPU, data={"sharegpt-gpt35": data["sharegpt-gpt35"]})
     assert "HF_HUB_OFFLINE" in text and "AgentInstruct" in text
     assert MODEL not in text and "sharegpt4" not in text
+
+
+@pytest.fixture
+def own_cards(tmp_path, monkeypatch):
+    """A repository of its own, with the cards and a place for their lock file."""
+    shutil.copytree(REPOSITORY / "data_cards", tmp_path / "own/data_cards", ignore=shutil.ignore_patterns("lock.json"))
+    monkeypatch.setattr(recipe.Recipe, "root", tmp_path / "own")
+    monkeypatch.setattr(recipe.Recipe, "accelerate_config", REPOSITORY / "accelerate_configs/fsdp2.yaml")
+    return tmp_path / "own/data_cards"
+
+
+def test_the_locked_commit_of_a_source_is_what_must_be_there(tmp_path, monkeypatch, own_cards):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    override, data = local_everything(tmp_path)
+    del data["sharegpt-gpt4"]
+    name, commit = "openchat/openchat_sharegpt4_dataset", "a" * 40
+    fill_cache(tmp_path, "dataset", name, "main")
+    preflight.check(load(override), data, GPU)
+    entry = {"hub_id": name, "revision": "main", "commit": commit}
+    (own_cards / "lock.json").write_text(json.dumps({"sharegpt-gpt4": entry}))
+    assert f"the cache lacks {name}" in message(override, data=data, machine=GPU), "main may have moved on"
+    fill_cache(tmp_path, "dataset", name, commit)
+    preflight.check(load(override), data, GPU)
+    (own_cards / "lock.json").write_text(json.dumps({"sharegpt-gpt4": {**entry, "revision": "v2"}}))
+    shutil.rmtree(tmp_path / "hf/hub")
+    fill_cache(tmp_path, "dataset", name, "main")
+    preflight.check(load(override), data, GPU)
+
+
+def test_a_damaged_lock_is_found_before_training_and_told_once(tmp_path, own_cards):
+    override, data = local_everything(tmp_path)
+    (own_cards / "lock.json").write_text("{")
+    text = message(override, data={"agentinstruct": data["agentinstruct"]}, machine=GPU)
+    assert "1 thing is missing" in text and f"lock file: {own_cards / 'lock.json'} cannot be read" in text
+    preflight.check(load(override), data, GPU)  # local files and pinned commits need no lock
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from copy import deepcopy
 from dataclasses import replace
 
@@ -248,6 +249,39 @@ def test_another_language_is_dropped_and_counted(world, tokenizer):
     source = prepared.mixture["sources"]["chats"]
     assert not prepared.reused and source["dropped"]["language: de"] == 4
     assert source["rows_read"] == 60 == source["rows"] + sum(source["dropped"].values())
+
+
+def test_rows_that_the_card_does_not_keep_are_counted(world, tokenizer):
+    assert "not kept" not in mixture_table(build(world, tokenizer).mixture)
+    rows = [{**chat_row(number, exchanges=2), "model": "A" if number < 45 else "B"} for number in range(60)]
+    write_jsonl(world / "raw" / "chats" / "train.jsonl", rows)
+    card = world / "data_cards" / "chats" / "source.yaml"
+    whole = card.read_text()
+    card.write_text(whole + "keep: {field: model, is: A}\n")
+    mixture = build(world, tokenizer).mixture
+    assert mixture["sources"]["chats"]["not_kept"] == {'model is "A"': 15}
+    assert mixture["sources"]["chats"]["rows_read"] == 45 and mixture["sources"]["agents"]["not_kept"] == {}
+    title, agents, chats, _ = (re.split(r" {2,}", line.strip()) for line in mixture_table(mixture).splitlines())
+    place = title.index("not kept")
+    assert (agents[place], chats[place]) == ("0", "15")
+    card.write_text(whole + "keep: {field: model, is: C}\n")
+    with pytest.raises(UserError, match='no rows at all that .* takes; left out: 60 because of model is "C"'):
+        build(world, tokenizer)
+
+
+def test_the_unfiltered_ablation_says_what_it_lacks(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = recipe.load(recipe.schema.REPOSITORY / "recipes/ablations/unfiltered.yaml")
+    if (one.root / "data/agentinstruct-unfiltered").exists():
+        pytest.skip("somebody has made the unfiltered trajectories here")
+    wanted = "agentinstruct-unfiltered does not exist; .* `agenttuning collect FILE .threshold 0 .*README.md says more"
+    with pytest.raises(UserError, match=wanted):
+        prepare.prepare(one, tokenizer, tmp_path / "data")
+    assert {name: source.share for name, source in one.mixture.sources.items()} == {
+        "agentinstruct-unfiltered": 0.2,
+        "sharegpt-gpt4": 0.16,
+        "sharegpt-gpt35": 0.64,
+    }
 
 
 def longer_agents(world, steps, count=10):

@@ -94,6 +94,8 @@ def test_it_arrives_whole_in_one_commit_and_loads(world, hub, tmp_path, capsys):
 
 
 def test_the_card_says_what_it_is(world, hub):
+    with (world / "data_cards/chats/source.yaml").open("a") as card:
+        card.write("keep: {field: id, is_not: chat_0}\n")
     push("mixture.draws=44", paths={"agents": world / "raw/agents"})
     text = hub.files(NAME)["README.md"].decode()
     _, front, body = text.split("---\n", 2)
@@ -106,6 +108,8 @@ def test_the_card_says_what_it_is(world, hub):
     for word in (
         f"{mixture['tokens']:,} tokens",
         f"| agents | 25.0 % | {100 * mixture['sources']['agents']['share_realised']:.1f} % |",
+        "| agents | 10 | 0 | 0 |",
+        "| chats | 59 | 1 | 0 |",
         "| MIT |",
         "| Apache-2.0 |",
         mixture["settings"]["sources"]["chats"]["files"]["train.jsonl"][:16],

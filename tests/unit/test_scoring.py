@@ -290,6 +290,22 @@ def test_before_and_after(tmp_path, capsys) -> None:
     assert "1.00 -> 0.00" in text
 
 
+def test_errors_are_told_of_tasks_that_have_episodes(tmp_path) -> None:
+    general = {"score": 50.0, "interval": [20.0, 80.0], "n": 10, "void": None, "metric": "accuracy", "rewards": {}}
+    sides = {side: write_side(tmp_path, side, policy) for side, policy in (("base", mute), ("tuned", expert))}
+    for side, found in sides.items():
+        found["tasks"]["knowledge"] = general
+        if side == "tuned":
+            found["tasks"]["shop"] |= {"errors": None, "void": "5 of 12 episodes lost to infrastructure"}
+        scores.write(found, tmp_path / "eval" / side)
+    above, below = compare.compare(recipe(tmp_path, "agentlm-tiny/sft")).split("share of episodes with an error")
+    assert "knowledge (accuracy)" in above and "knowledge" not in below
+    assert "shop" in below and "1.00 -> -" in below, "one side is worth its row"
+    for side, found in sides.items():
+        scores.write({**found, "tasks": {"knowledge": general}}, tmp_path / "eval" / side)
+    assert "share of episodes" not in compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
+
+
 def test_one_side_only(tmp_path) -> None:
     write_side(tmp_path, "tuned", expert)
     text = compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))

@@ -147,6 +147,7 @@ def realised(order: Order, pools: dict[str, Pool], shares: dict[str, float]) -> 
         draws = int(here.sum())
         record[name] = {
             "rows_read": pool.quarantine.read,
+            "not_kept": dict(sorted(pool.quarantine.not_kept.items())),
             "quarantined": len(pool.quarantine.records),
             "dropped": dict(sorted(Counter(record["reason"] for record in pool.dropped).items())),
             "defects": dict(sorted(Counter(name for record in pool.defects for name in record["defects"]).items())),

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """What was read of a source: its files of rows and one record for each raw row (memory-mapped)."""
+    """What was read of a source: its files of rows and one record for each raw row (memory-mapped); `not_kept` counts
+    the rows that the card does not take, by rule.
+    """
 
     job: Job
     files: list[Path]
     records: pyarrow.Table
+    not_kept: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -79,13 +82,13 @@ def read_source(job: Job, path: str | Path | None, processes: int) -> Read:
     from agenttuning.data.pieces import work_off
     from agenttuning.data.records import RECORDS
 
-    files, tables = [], [RECORDS.empty_table()]
+    files, tables, not_kept = [], [RECORDS.empty_table()], Counter()
     with tqdm(desc=f"encoding {job.card.name}", unit=" rows", disable=not sys.stderr.isatty()) as bar:
-        for file, records in work_off(job, read(job.card, path), processes):
+        for file, records in work_off(job, read(job.card, path, not_kept), processes):
             files.append(file)
             tables.append(records)
             bar.update(records.num_rows)
-    return Read(job, files, pyarrow.concat_tables(tables))
+    return Read(job, files, pyarrow.concat_tables(tables), not_kept)
 
 
 def settle(source: Read, refused: Mapping[int, dict] | None = None) -> Pool:
@@ -95,7 +98,7 @@ def settle(source: Read, refused: Mapping[int, dict] | None = None) -> Pool:
     tokens are all or none supervised.
     """
     name, rules = source.job.card.name, source.job.rules
-    pool = Pool(name, source.files, Quarantine(name, source.records.num_rows))
+    pool = Pool(name, source.files, Quarantine(name, source.records.num_rows, not_kept=source.not_kept))
     taken, headers, place = [], 0, 0
     for record, row in _conversations(source, refused or {}, pool):
         if record is not None:

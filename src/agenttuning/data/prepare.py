@@ -22,8 +22,9 @@ import numpy
 from agenttuning.chat import load_tokenizer
 from agenttuning.data import defects, quarantine
 from agenttuning.data.folders import alone_in, keyed, swap
+from agenttuning.data.lock import LOCK, pin
 from agenttuning.data.rows import name_fingerprint, packing_line, trainable_rows
-from agenttuning.data.sources import LOCK, SourceCard, fingerprint, load_card, pin
+from agenttuning.data.sources import SourceCard, fingerprint, load_card
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
 from agenttuning.machine import usable_cores

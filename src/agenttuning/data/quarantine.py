@@ -16,11 +16,14 @@ from agenttuning.errors import UserError
 
 @dataclass
 class Quarantine:
-    """What was set aside while reading one source. `read` counts all rows, good and bad."""
+    """What was set aside while reading one source. `read` counts all rows, good and bad, that the card's `keep` takes;
+    `not_kept` the others, by the rule that refused them.
+    """
 
     source: str
     read: int = 0
     records: list[dict] = field(default_factory=list)
+    not_kept: Counter[str] = field(default_factory=Counter)
 
     def add(self, split: str, row_id: object, reason: str) -> None:
         """Set one row aside."""
@@ -34,6 +37,9 @@ class Quarantine:
             return
         kinds = Counter(_kind(record["reason"]) for record in self.records).most_common(3)
         found = "; ".join(f"{count} x {kind}" for kind, count in kinds) or "no rows at all"
+        if self.not_kept and not self.read:
+            refused = ", ".join(f"{count} because of {rule}" for rule, count in self.not_kept.most_common())
+            found += f" that the card's `keep` takes; left out: {refused}"
         first = f", first {self.records[0]['id']!r}: {self.records[0]['reason']}" if self.records else ""
         raise UserError(
             f"{self.source}: {len(self.records)} of {self.read} rows are malformed ({share:.1%}: {found}{first}); "
@@ -45,9 +51,11 @@ class Quarantine:
 
 
 def rows(card: SourceCard, path: str | Path | None, quarantine: Quarantine) -> Iterator[dict]:
-    """Yield converted rows of a source; malformed rows and second rows with a known id go to `quarantine`."""
+    """Yield converted rows of a source; malformed rows and second rows with a known id go to `quarantine`,
+    which also counts the rows that the card does not keep.
+    """
     seen: set[str] = set()
-    for split, raw in read(card, path):
+    for split, raw in read(card, path, quarantine.not_kept):
         quarantine.read += 1
         try:
             row = convert(raw, card.format, card.name, fallback_id=f"{card.name}_{split}_{quarantine.read - 1}")

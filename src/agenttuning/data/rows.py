@@ -14,7 +14,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agenttuning.data.sources import file_digest
+from agenttuning.data.files import file_digest
+from agenttuning.data.folders import alone_in
 from agenttuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def trainable_rows(prepared: Prepared, recipe: Recipe) -> Dataset:
     from datasets import load_from_disk
 
     folder, key = prepared.path / FOLDER, _key(prepared, recipe)
-    if _known(prepared.path) != key or not (folder / "state.json").is_file():
-        _build(prepared, recipe, folder, key)
+    if not _whole(folder, key):
+        with alone_in(prepared.path.parent):
+            if not _whole(folder, key):  # another process may have made them while this one waited
+                _build(prepared, recipe, folder, key)
     return load_from_disk(str(folder)).with_format("numpy")
 
 
@@ -56,6 +59,10 @@ def _key(prepared: Prepared, recipe: Recipe) -> str:
     packing = values.get("packing_strategy", "bfd") if values.get("packing") else None
     text = json.dumps([LAYOUT, prepared.key, values["max_length"], packing])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _whole(folder: Path, key: str) -> bool:
+    return _known(folder.parent) == key and (folder / "state.json").is_file()
 
 
 def _known(data: Path) -> str | None:

@@ -57,8 +57,11 @@ def before_after(name: str, found: dict[str, dict]) -> str:
         averages = [found.get(side, {}).get("groups", {}).get(group) for side in SIDES]
         if any(average and average["tasks"] for average in averages):
             rows.append([f"{title} mean", *map(_average, averages), ""])
-    lines += [*table(rows), "", "share of episodes with an error (scoring/errors.py has the rules), base -> tuned", ""]
-    lines += table(_error_rows(found, tasks))
+    lines += table(rows)
+    errors = _error_rows(found, tasks)
+    if len(errors) > 1:
+        lines += ["", "share of episodes with an error (scoring/errors.py has the rules), base -> tuned", ""]
+        lines += table(errors)
     return "\n".join(lines)
 
 
@@ -149,6 +152,8 @@ def _error_rows(found: dict[str, dict], tasks: dict[str, None]) -> list[list[str
     rows = [["task", *(kind.replace("_", " ") for kind in KINDS)]]
     for task in tasks:
         rates = [(_entry(found, side, task) or {}).get("errors") for side in SIDES]
+        if not any(rates):  # a general task has no episodes, a void one none that count
+            continue
         shown = [" -> ".join("-" if rate is None else f"{rate[kind]:.2f}" for rate in rates) for kind in KINDS]
         rows.append([task, *shown])
     return rows
