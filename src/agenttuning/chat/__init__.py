@@ -1,7 +1,7 @@
 """The only place that turns turns into token ids and labels; training, evaluation and serving all come through here."""
 
 from agenttuning.chat.encode import IGNORE, LOSSES, Encoded, Span, encode, encode_many, encode_prompt
-from agenttuning.chat.tokenizer import load_tokenizer, save_tokenizer
+from agenttuning.chat.tokenizer import fingerprint, format_of, load_tokenizer, save_tokenizer
 from agenttuning.chat.turns import MaskError, RowError, check_turns
 from agenttuning.chat.verify import verify
 
@@ -16,6 +16,8 @@ __all__ = [
     "encode",
     "encode_many",
     "encode_prompt",
+    "fingerprint",
+    "format_of",
     "load_tokenizer",
     "save_tokenizer",
     "verify",

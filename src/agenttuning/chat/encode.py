@@ -1,7 +1,8 @@
-"""Conversations to token ids and labels, in the Llama-2 format.
+"""Conversations to token ids and labels, in the format that the tokenizer was loaded for.
 
-A trained turn's labels are the answer's ids, from the space after [/INST] on, the closing space and `</s>`: exactly
-what the model has to emit after the prompt that `encode_prompt` gives it. Which turns are trained is `loss`:
+Format `tokenizer` is template.py's; what follows is Llama-2's, and the choice of turns is the same in both. A trained
+turn's labels are the answer's ids, from the space after [/INST] on, the closing space and `</s>`: exactly what the
+model has to emit after the prompt that `encode_prompt` gives it. Which turns are trained is `loss`:
 
     flags      an assistant turn whose `loss` is true (null or absent is not true)
     assistant  every assistant turn, flags ignored
@@ -12,11 +13,13 @@ what the model has to emit after the prompt that `encode_prompt` gives it. Which
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from agenttuning.chat import template
 from agenttuning.chat.llama2 import Pair, pair_up
-from agenttuning.chat.tokenizer import encode_texts
-from agenttuning.chat.turns import MaskError
+from agenttuning.chat.tokenizer import encode_texts, format_of
+from agenttuning.chat.turns import MaskError, RowError
 from agenttuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,6 +70,8 @@ def encode_many(
     """Encode a batch with one tokenizer call; the results equal those of `encode` one by one."""
     if loss not in LOSSES:
         raise UserError(f"loss is {loss!r}; no turn would be chosen to train on; use one of {', '.join(LOSSES)}")
+    if format_of(tokenizer) == "tokenizer":
+        return _encode_template(conversations, tokenizer, loss, system_prompt)
     paired = [pair_up(messages, system_prompt) for messages in conversations]
     flat = [pair for pairs in paired for pair in pairs]
     ids = encode_texts(tokenizer, [pair.text for pair in flat] + [pair.prompt for pair in flat])
@@ -81,6 +86,9 @@ def encode_prompt(
 
     Raises RowError unless the conversation is (system)? user (assistant user)*.
     """
+    if format_of(tokenizer) == "tokenizer":
+        items = template.plan(messages, tokenizer, system_prompt, ends_with="user").items
+        return [token for part in _ids([items], tokenizer)[0] for token in part]
     pairs = pair_up(messages, system_prompt, ends_with="user")
     ids: list[int] = []
     for pair, text in zip(pairs, encode_texts(tokenizer, [pair.text for pair in pairs]), strict=True):
@@ -88,6 +96,50 @@ def encode_prompt(
         if pair.answer is not None:
             ids.append(tokenizer.eos_token_id)
     return ids
+
+
+def _encode_template(
+    conversations: list[list[dict]], tokenizer: PreTrainedTokenizerFast, loss: str, system_prompt: str | None
+) -> list[Encoded]:
+    plans = [template.plan(messages, tokenizer, system_prompt) for messages in conversations]
+    parts = _ids([plan.items for plan in plans], tokenizer)
+    return [_label(*group, tokenizer, loss) for group in zip(conversations, plans, parts, strict=True)]
+
+
+def _ids(many: list[list[int | str]], tokenizer: PreTrainedTokenizerFast) -> list[list[list[int]]]:
+    texts = iter(encode_texts(tokenizer, [item for items in many for item in items if isinstance(item, str)]))
+    return [[[item] if isinstance(item, int) else next(texts) for item in items] for items in many]
+
+
+def _label(
+    messages: list[dict], plan: template.Plan, parts: list[list[int]], tokenizer: PreTrainedTokenizerFast, loss: str
+) -> Encoded:
+    ids = [token for part in parts for token in part]
+    places = [0, *accumulate(map(len, parts))]
+    labels = [IGNORE] * len(ids)
+    if loss == "all":
+        start = int(ids[0] == tokenizer.bos_token_id)
+        spans, labels[start:] = [Span(start, len(ids), plan.answers[-1][0])], ids[start:]
+    else:
+        spans = []
+    stop = template.shape_of(tokenizer).stop
+    for answer in plan.answers:
+        turn, first, last, there = answer
+        flagged = answer is plan.answers[-1] if loss == "last" else messages[turn].get("loss") is True
+        if loss not in ("all", "assistant") and not flagged:
+            continue
+        if not there:
+            raise RowError(
+                f"turn {turn} (assistant): the chat template drops or rewrites part of this answer (a think block of "
+                "an earlier turn?); what is left is not what was said; train only the last turn (loss: last), or "
+                "remove the block"
+            )
+        start, end = places[first], places[last + 1]
+        labels[end - 1] = stop
+        if loss != "all":
+            labels[start : end - 1] = ids[start : end - 1]
+            spans.append(Span(start, end, turn))
+    return Encoded(ids, labels, spans, loss)
 
 
 def _assemble(

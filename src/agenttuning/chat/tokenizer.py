@@ -8,6 +8,7 @@ stay text.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import weakref
@@ -29,12 +30,15 @@ _backends: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _tables: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """Load tokenizer.json exactly as it is written, from a folder or a Hub id, with `<unk>` as padding.
+def load_tokenizer(
+    path: str | Path, revision: str | None = None, chat_format: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Load tokenizer.json exactly as it is written, from a folder or a Hub id. `chat_format` is the recipe's; None
+    means the one that `save_tokenizer` noted, or llama2. In format `tokenizer` the end token becomes the template's own.
 
-    Padding is `<unk>` (id 0) and never `</s>`: collators that mask padding would mask the real end token, and an added
-    `<pad>` would make 32,001 embedding rows. Raises UserError if nothing loads or the tokenizer does not encode the
-    Llama-2 format.
+    In format llama2 padding is `<unk>` (id 0) and never `</s>`: collators that mask padding would mask the real end
+    token, and an added `<pad>` would make 32,001 embedding rows. Raises UserError if nothing loads, if the tokenizer
+    does not encode the Llama-2 format, or if its own template cannot be followed.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -47,23 +51,83 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
             "without it nothing can be encoded; give a folder or Hub id that holds tokenizer.json (gated models need "
             "`hf auth login`)"
         ) from error
+    tokenizer.init_kwargs["chat_format"] = chat_format or format_of(tokenizer)
+    if format_of(tokenizer) == "tokenizer":
+        _prepare_template(tokenizer, path)
+        return tokenizer
     tokenizer.pad_token = tokenizer.unk_token
     check_tokenizer(tokenizer)
     return tokenizer
 
 
+def format_of(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The chat format that a tokenizer was loaded for: llama2 or tokenizer."""
+    return tokenizer.init_kwargs.get("chat_format", "llama2")
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 of everything about a tokenizer that the ids of a conversation depend on."""
+    kind = format_of(tokenizer)
+    state = [kind, tokenizer.chat_template if kind == "tokenizer" else None, tokenizer.special_tokens_map]
+    text = tokenizer.backend_tokenizer.to_str() + json.dumps(state, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _prepare_template(tokenizer: PreTrainedTokenizerFast, path: str | Path) -> None:
+    from agenttuning.chat.template import added_tokens, shape_of
+
+    if not isinstance(tokenizer.chat_template, str):
+        raise UserError(
+            f"the tokenizer of {path} carries no single chat template; mixture.chat_format: tokenizer has nothing to "
+            "follow; use an instruct model's tokenizer, or chat_format: llama2"
+        )
+    tokens = added_tokens(tokenizer)
+    if any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in tokens.values()):
+        raise UserError(
+            f"the tokenizer of {path} has added tokens that swallow the white space beside them; prompts would not be "
+            "prefixes of training ids; use another model"
+        )
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(shape_of(tokenizer).stop)
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        taken = (tokenizer.eos_token, tokenizer.bos_token)
+        free = [text for text in tokens if tokens[text]["special"] and text not in taken]
+        spare = [text for word in ("pad", "reserved", "") for text in free if word in text]
+        if not spare:
+            raise UserError(f"the tokenizer of {path} has no token that could pad but the end token; use another model")
+        tokenizer.pad_token = spare[0]
+    probe = [{"role": "user", "content": " Two  words.\n"}, {"role": "assistant", "content": "Ja, 2 é."}]
+    _check_own_ids(tokenizer, probe, path)
+
+
+def _check_own_ids(tokenizer: PreTrainedTokenizerFast, probe: list[dict], path: str | Path) -> None:
+    from agenttuning.chat.encode import encode
+    from agenttuning.chat.template import render
+
+    own = tokenizer(render(probe, tokenizer, prompt=False), add_special_tokens=False)["input_ids"]
+    ours = encode(probe, tokenizer).input_ids
+    if own != ours:
+        raise UserError(
+            f"the tokenizer of {path} gives {own} for a probe that is cut into {ours} here; a server would ask with "
+            "other ids than training; use another model"
+        )
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: str | Path) -> None:
-    """Save with the official chat template (no generation tags, which plain jinja engines reject) and a class name
-    under which both AutoTokenizer and PreTrainedTokenizerFast read tokenizer.json unchanged.
+    """Save with the official chat template (no generation tags, which plain jinja engines reject), in format
+    `tokenizer` with the one it came with, and a class name under which both AutoTokenizer and PreTrainedTokenizerFast
+    read tokenizer.json unchanged.
     """
     directory = Path(directory)
-    before, tokenizer.chat_template = tokenizer.chat_template, TEMPLATE.read_text(encoding="utf-8").rstrip("\n")
+    before = tokenizer.chat_template
+    if format_of(tokenizer) == "llama2":
+        tokenizer.chat_template = TEMPLATE.read_text(encoding="utf-8").rstrip("\n")
     try:
         tokenizer.save_pretrained(directory)
     finally:
         tokenizer.chat_template = before
     config_file = directory / "tokenizer_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["chat_format"] = format_of(tokenizer)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -104,12 +168,22 @@ def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     from tokenizers import Tokenizer
 
     if tokenizer not in _backends:
-        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        if format_of(tokenizer) == "tokenizer":
+            state["added_tokens"] = []  # template.py cuts them out; whatever is left is text
+        backend = Tokenizer.from_str(json.dumps(state))
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
         _backends[tokenizer] = backend
     return _backends[tokenizer]
+
+
+def _byte_letters() -> dict[str, int]:
+    # GPT-2's alphabet of byte-level BPE: printable Latin-1 stands for itself, the other bytes follow from U+0100 on
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
 def piece_bytes(tokenizer: PreTrainedTokenizerFast) -> list[bytes]:
@@ -119,7 +193,14 @@ def piece_bytes(tokenizer: PreTrainedTokenizerFast) -> list[bytes]:
     if tokenizer not in _tables:
         vocabulary = tokenizer.get_vocab()
         table = [b""] * (max(vocabulary.values()) + 1)
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        added = {token["content"] for token in state["added_tokens"]}
+        letters = _byte_letters() if '"ByteLevel"' in json.dumps(state["decoder"]) else None
         for piece, index in vocabulary.items():
+            if piece in added or letters:
+                plain = piece in added or not set(piece) <= set(letters)
+                table[index] = piece.encode("utf-8") if plain else bytes(map(letters.__getitem__, piece))
+                continue
             byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
             table[index] = bytes.fromhex(byte[1]) if byte else piece.replace("▁", " ").encode("utf-8")
         _tables[tokenizer] = table

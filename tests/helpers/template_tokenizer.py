@@ -1,0 +1,69 @@
+"""Small byte-level BPE tokenizers with the control tokens of today's model families, and their templates from the
+installed TRL (none is copied into this repository)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CONTROL = {
+    "chatml": ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"),
+    "llama3": (
+        "<|begin_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+        "<|finetune_right_pad_id|>",
+    ),
+    "gptoss": ("<|startoftext|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|endoftext|>"),
+}
+WORDS = ("<think>", "</think>", "<tool_call>", "</tool_call>")  # added tokens that are not special, as in Qwen3
+FAMILIES = {  # name of TRL's template: control tokens
+    "qwen3": "chatml",
+    "qwen3_instruct_2507": "chatml",
+    "qwen2_5": "chatml",
+    "llama3": "llama3",
+    "llama3_1": "llama3",
+    "llama3_2": "llama3",
+    "gptoss": "gptoss",
+}
+# Written for these tests with the habits of SmolLM3's: a system block with a date, and an opening before every answer.
+DATED = (
+    "{{ '<|im_start|>system\\nToday: ' + strftime_now('%d %B %Y') + '<|im_end|>\\n' }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{% if m.role == 'assistant' %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}{{ m.content.lstrip('\\n') + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+REWRITES = (  # the system turn moves into the last user turn, as some templates do
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' }}{% if loop.index0 >= messages|length - 2 %}"
+    "{{ 'last ' }}{% endif %}{{ m.content + '<|im_end|>' }}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+)
+
+
+def trl_template(name: str) -> str:
+    """The text of a template that TRL ships."""
+    import trl
+
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def write_tokenizer(folder: Path, family: str, template: str) -> Path:
+    """Write a tokenizer with the control tokens of CONTROL[family] and this template to `folder`; returns it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[], show_progress=False
+    )
+    backend.train_from_iterator(["user assistant system find the key\n\n\n\nAction: open drawer 1 \n"] * 4, trainer)
+    backend.add_special_tokens([AddedToken(text, normalized=False) for text in CONTROL[family]])
+    backend.add_tokens([AddedToken(text, normalized=False) for text in WORDS])
+    bos = CONTROL[family][0] if family != "chatml" else None
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=CONTROL[family][2])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
