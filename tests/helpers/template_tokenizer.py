@@ -30,12 +30,14 @@ FAMILIES = {  # name of TRL's template: control tokens
 DATED = (
     "{{ '<|im_start|>system\\nToday: ' + strftime_now('%d %B %Y') + '<|im_end|>\\n' }}"
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
-    "{% if m.role == 'assistant' %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}{{ m.content.lstrip('\\n') + '<|im_end|>\\n' }}"
+    "{% if m.role == 'assistant' %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}"
+    "{{ m.content.lstrip('\\n') + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 REWRITES = (  # the system turn moves into the last user turn, as some templates do
-    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' }}{% if loop.index0 >= messages|length - 2 %}"
-    "{{ 'last ' }}{% endif %}{{ m.content + '<|im_end|>' }}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' }}"
+    "{% if loop.index0 >= messages|length - 2 %}{{ 'last ' }}{% endif %}{{ m.content + '<|im_end|>' }}"
+    "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
 )
 
 
@@ -48,13 +50,17 @@ def trl_template(name: str) -> str:
 
 def write_tokenizer(folder: Path, family: str, template: str) -> Path:
     """Write a tokenizer with the control tokens of CONTROL[family] and this template to `folder`; returns it."""
-    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from tokenizers.trainers import BpeTrainer
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # line ends are pieces of their own, as in the tokenizers of these families; GPT-2's would join them to what follows
+    words = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     backend.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[], show_progress=False

@@ -93,6 +93,38 @@ def test_parity_with_metas_dialog_encoding(tokenizer, loss):
         chat.verify(encoded, messages, tokenizer)
 
 
+def fastchat_prompt(system, turns):
+    """FastChat 0.2.31's `llama-2` conversation as text: its own tags and separators (" " and " </s><s>"), no stripping,
+    no first <s> (the tokenizer adds it), and an empty system message means no block."""
+    text = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n" if system else "[INST] "
+    for number, content in enumerate(turns):
+        tag, end = (("[INST]", " "), ("[/INST]", " </s><s>"))[number % 2]
+        text += f"{content} " if number == 0 else f"{tag} {content}{end}"
+    return text if len(turns) % 2 == 0 else f"{text}[/INST]"
+
+
+@pytest.mark.parametrize("own", [None, "", "You are a helpful, respectful and honest assistant."])
+def test_parity_with_fastchats_conversation_text(tokenizer, own):
+    """Four differences: FastChat has no first <s> and a last one too many; it strips nothing (so the turns are stripped
+    here, as its AgentBench client does); and it leaves the block out for an empty system text, which Meta writes.
+    """
+    bytes_of = piece_bytes(tokenizer)
+    for seed in range(200):
+        messages = [turn for turn in nasty_conversation(seed) if turn["role"] != "system"]
+        turns = [turn["content"].strip() for turn in messages]
+        for end in (len(turns), len(turns) - 1):
+            if end == len(turns):
+                ids = chat.encode(messages, tokenizer, system_prompt=own or None).input_ids
+            else:
+                ids = chat.encode_prompt(messages[:end], tokenizer, system_prompt=own or None)
+            text = b"".join(bytes_of[token] for token in ids).decode()
+            wanted = ("<s>" + fastchat_prompt(own, turns[:end])).removesuffix("<s>").replace("▁", " ")
+            # each exchange begins with the space that the tokenizer's normalizer puts there
+            assert text.replace("<s> [INST]", "<s>[INST]") == wanted.replace("<s> [INST]", "<s>[INST]"), seed
+    empty = chat.encode(messages, tokenizer, system_prompt="").input_ids
+    assert b"<<SYS>>\n\n<</SYS>>" in b"".join(bytes_of[token] for token in empty)
+
+
 def test_one_start_and_one_end_per_exchange_whatever_the_content(tokenizer):
     for seed in range(100):
         messages = nasty_conversation(seed)

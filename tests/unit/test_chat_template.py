@@ -91,6 +91,17 @@ def test_nasty_conversations_verify_and_prompts_are_prefixes(loaded, name, loss)
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_trained_answer_decodes_to_what_was_said(loaded, name):
+    tokenizer = loaded(name)
+    for seed in range(50):
+        messages = clean(seed)
+        encoded = chat.encode(messages, tokenizer, "assistant")
+        for span in encoded.spans:
+            reply = chat.decode_reply(encoded.labels[span.start : span.end], tokenizer)
+            assert reply.strip() == messages[span.turn]["content"].strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("start", "end", "message"),
     [(1, 0, "too narrow"), (0, -1, "too narrow"), (-1, 0, "starts in the header"), (0, 1, "runs past")],

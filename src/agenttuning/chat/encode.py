@@ -98,6 +98,19 @@ def encode_prompt(
     return ids
 
 
+def decode_reply(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
+    """The words of a generated reply: without special tokens, and without what the template itself puts before an
+    answer (gpt-oss: its final channel; Qwen3: an empty think block)."""
+    if format_of(tokenizer) == "tokenizer":
+        openings = {opening for opening in template.shape_of(tokenizer).openings if opening}
+        longest = max(map(len, openings), default=0)  # an opening has at most as many ids as characters
+        for end in range(1, min(len(ids), longest) + 1):
+            if tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False) in openings:
+                ids = ids[end:]
+                break
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
 def _encode_template(
     conversations: list[list[dict]], tokenizer: PreTrainedTokenizerFast, loss: str, system_prompt: str | None
 ) -> list[Encoded]:

@@ -83,7 +83,7 @@ def plan(
     cuts = [_prompt_end(hidden, turn, whole, tokenizer) for turn in turns]
     items = _items(whole[: cuts[0]] if cuts else whole, tokenizer)
     answers = []
-    for turn, start, end in zip(turns, cuts, [*cuts[1:], len(whole)], strict=True):
+    for turn, start, end in zip(turns, cuts, [*cuts[1:], len(whole)][: len(cuts)], strict=True):
         region = _items(whole[start:end], tokenizer)
         closing = shape.stop if turn == len(hidden) - 1 else shape.past
         if closing not in region:

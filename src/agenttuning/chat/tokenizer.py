@@ -34,7 +34,7 @@ def load_tokenizer(
     path: str | Path, revision: str | None = None, chat_format: str | None = None
 ) -> PreTrainedTokenizerFast:
     """Load tokenizer.json exactly as it is written, from a folder or a Hub id. `chat_format` is the recipe's; None
-    means the one that `save_tokenizer` noted, or llama2. In format `tokenizer` the end token becomes the template's own.
+    means the one that `save_tokenizer` noted, or llama2. In format `tokenizer` the end token becomes the template's.
 
     In format llama2 padding is `<unk>` (id 0) and never `</s>`: collators that mask padding would mask the real end
     token, and an added `<pad>` would make 32,001 embedding rows. Raises UserError if nothing loads, if the tokenizer

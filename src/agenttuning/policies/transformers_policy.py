@@ -49,7 +49,7 @@ class TransformersPolicy:
 
     def __call__(self, turns: list[Turn]) -> list[str | ContextLimit]:
         """One reply a turn, without the closing end-of-sequence token and with no other special token in it."""
-        from agenttuning.chat import encode_prompt
+        from agenttuning.chat import decode_reply, encode_prompt
         from agenttuning.policies.generate import generate
 
         prompts = [encode_prompt(turn.messages, self.tokenizer, system_prompt=self.system_prompt) for turn in turns]
@@ -67,7 +67,7 @@ class TransformersPolicy:
             width=self.width,
         )
         for row, ids in zip(fits, found, strict=True):
-            replies[row] = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            replies[row] = decode_reply(ids, self.tokenizer)
         self.counts.update(
             replies=len(found),
             tokens=sum(map(len, found)),
