@@ -67,16 +67,48 @@ def encode_many(
     loss: str = "flags",
     system_prompt: str | None = None,
 ) -> list[Encoded]:
-    """Encode a batch with one tokenizer call; the results equal those of `encode` one by one."""
+    """Encode a batch with one tokenizer call; the results equal those of `encode` one by one, and so does what is
+    raised."""
+    results = encode_each(conversations, tokenizer, loss, system_prompt)
+    for result in results:
+        if isinstance(result, RowError):
+            raise result
+    return results
+
+
+def encode_each(
+    conversations: list[list[dict]],
+    tokenizer: PreTrainedTokenizerFast,
+    loss: str = "flags",
+    system_prompt: str | None = None,
+) -> list[Encoded | RowError]:
+    """`encode_many` for rows that nobody has vetted: a conversation that cannot be encoded has its RowError in its
+    place, and the others are as if it were not there. Raises MaskError and UserError as `encode` does.
+    """
     if loss not in LOSSES:
         raise UserError(f"loss is {loss!r}; no turn would be chosen to train on; use one of {', '.join(LOSSES)}")
     if format_of(tokenizer) == "tokenizer":
-        return _encode_template(conversations, tokenizer, loss, system_prompt)
-    paired = [pair_up(messages, system_prompt) for messages in conversations]
-    flat = [pair for pairs in paired for pair in pairs]
+        plans = [_tried(template.plan, messages, tokenizer, system_prompt) for messages in conversations]
+        parts = iter(_ids([plan.items for plan in plans if not isinstance(plan, RowError)], tokenizer))
+        return [
+            plan if isinstance(plan, RowError) else _tried(_label, messages, plan, next(parts), tokenizer, loss)
+            for messages, plan in zip(conversations, plans, strict=True)
+        ]
+    paired = [_tried(pair_up, messages, system_prompt) for messages in conversations]
+    flat = [pair for pairs in paired if not isinstance(pairs, RowError) for pair in pairs]
     ids = encode_texts(tokenizer, [pair.text for pair in flat] + [pair.prompt for pair in flat])
     encoded = iter(zip(ids[: len(flat)], ids[len(flat) :], strict=True))
-    return [_assemble(pairs, [next(encoded) for _ in pairs], tokenizer, loss) for pairs in paired]
+    return [
+        pairs if isinstance(pairs, RowError) else _assemble(pairs, [next(encoded) for _ in pairs], tokenizer, loss)
+        for pairs in paired
+    ]
+
+
+def _tried(make, *arguments):
+    try:
+        return make(*arguments)
+    except RowError as error:
+        return error.with_traceback(None)
 
 
 def encode_prompt(
@@ -109,14 +141,6 @@ def decode_reply(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
                 ids = ids[end:]
                 break
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def _encode_template(
-    conversations: list[list[dict]], tokenizer: PreTrainedTokenizerFast, loss: str, system_prompt: str | None
-) -> list[Encoded]:
-    plans = [template.plan(messages, tokenizer, system_prompt) for messages in conversations]
-    parts = _ids([plan.items for plan in plans], tokenizer)
-    return [_label(*group, tokenizer, loss) for group in zip(conversations, plans, parts, strict=True)]
 
 
 def _ids(many: list[list[int | str]], tokenizer: PreTrainedTokenizerFast) -> list[list[list[int]]]:

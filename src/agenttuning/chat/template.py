@@ -10,7 +10,9 @@ Rules, the same for training (`encode`) and asking (`encode_prompt`):
 - An answer ends with the token that the template puts after the last answer. Where it writes another one into the
   history (gpt-oss: `<|end|>` for `<|return|>`) the id is the history's and the label the one to be emitted.
 - What a template adds of its own before an answer (an empty think block before Qwen3's last one) is trained with it.
-- Templates that print today's date get DATE, so that the same rows give the same bytes on any day.
+- A template that prints today's date is changed to print DATE (`pin_date`), when it is loaded and so where it is saved:
+  the same rows give the same bytes on any day, and a server asks with the date of training.
+- What goes wrong with one conversation is a RowError. What no conversation could do right is a UserError on loading.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import json
 import re
 import weakref
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,12 @@ from agenttuning.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-DATE = datetime(2024, 7, 26)  # the date that Llama 3.2's template falls back to
+DATE = "2024-07-26"  # the date that Llama 3.2's template falls back to
+DATE_CODES = {
+    **{"%d": "26", "%-d": "26", "%m": "07", "%-m": "7", "%Y": "2024", "%y": "24", "%j": "208"},
+    **{"%b": "Jul", "%B": "July", "%a": "Fri", "%A": "Friday", "%H": "00", "%M": "00", "%S": "00"},
+}
+PINNED = "{% macro strftime_now(format) %}"
 HIDING = (0xF0000, 0x100000)  # first characters of the two private planes of Unicode
 PROBE = "A probe."
 
@@ -37,12 +43,14 @@ PROBE = "A probe."
 @dataclass(frozen=True, slots=True)
 class Shape:
     """`stop`: id that ends a last answer; `past`: id that ends an earlier one; `openings`: text which the template puts
-    between generation prompt and answer, of an earlier and of a last answer.
+    between generation prompt and answer, of an earlier and of a last answer; `closings`: text which it puts between
+    answer and end token.
     """
 
     stop: int
     past: int
     openings: tuple[str, str]
+    closings: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +77,8 @@ def added_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, dict]:
 def plan(
     messages: list[dict], tokenizer: PreTrainedTokenizerFast, system_prompt: str | None, ends_with: str = "assistant"
 ) -> Plan:
-    """Cut one conversation into control tokens and texts. Raises RowError for a malformed one, UserError where the
-    template rewrites earlier turns or fails.
+    """Cut one conversation into control tokens and texts. Raises RowError for a malformed one, and for one of which
+    the template rewrites earlier turns or at which it fails.
     """
     messages = check_turns(messages, ends_with)
     offset = 0
@@ -87,7 +95,7 @@ def plan(
         region = _items(whole[start:end], tokenizer)
         closing = shape.stop if turn == len(hidden) - 1 else shape.past
         if closing not in region:
-            raise UserError(
+            raise RowError(
                 f"turn {turn - offset} (assistant): the template writes no {tokenizer.convert_ids_to_tokens(closing)} "
                 "after it; the model would not learn to stop; use a template that ends each answer"
             )
@@ -100,27 +108,36 @@ def plan(
 
 
 def render(messages: list[dict], tokenizer: PreTrainedTokenizerFast, prompt: bool) -> str:
-    """The template's text, with a generation prompt if `prompt`. Raises UserError if the template fails."""
+    """The template's text, with a generation prompt if `prompt`, as servers make it. Raises RowError if the template
+    fails.
+    """
     from jinja2 import TemplateError
 
     turns = [{"role": message["role"], "content": message["content"]} for message in messages]
-    words = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    words |= {"tools": None, "documents": None, "strftime_now": DATE.strftime}
     try:
-        return _compiled(tokenizer.chat_template).render(messages=turns, add_generation_prompt=prompt, **words)
-    except (TemplateError, TypeError) as error:
-        raise UserError(
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise RowError(
             f"the tokenizer's chat template fails: {error}; nothing can be encoded; use data that it takes (some know "
             "no system turn: mixture.system_prompt: null), or another model"
         ) from error
 
 
-@cache
-def _compiled(template: str):
-    # apply_chat_template takes no function of ours for the date, so its own sandboxed environment is used directly
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    return _compile_jinja_template(template)
+def pin_date(template: str) -> str:
+    """The template with a `strftime_now` of its own that knows one day, DATE, so that it gives the same text on any day
+    wherever it is rendered. Unchanged if it asks for no date, or was pinned before. Raises UserError for a part of a
+    date that DATE_CODES lacks.
+    """
+    if "strftime_now" not in template or template.startswith(PINNED):
+        return template
+    asked = {code for call in re.findall(r"strftime_now\(([^)]*)\)", template) for code in re.findall("%-?.", call)}
+    if unknown := sorted(asked - set(DATE_CODES)):
+        raise UserError(
+            f"the tokenizer's chat template prints {', '.join(unknown)} of today's date, which is not fixed here; rows "
+            "made on two days would differ; use another model, or add it to chat.template.DATE_CODES"
+        )
+    changes = "".join(f"|replace('{code}', '{text}')" for code, text in DATE_CODES.items())
+    return f"{PINNED}{{{{ format{changes} }}}}{{% endmacro %}}\n{template}"
 
 
 def shape_of(tokenizer: PreTrainedTokenizerFast) -> Shape:
@@ -129,20 +146,22 @@ def shape_of(tokenizer: PreTrainedTokenizerFast) -> Shape:
         turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": PROBE}] * 2
         whole = render(turns, tokenizer, prompt=False)
         ends = [_probe(turns, turn, whole, tokenizer) for turn in (1, 3)]
-        _shapes[tokenizer] = Shape(ends[1][1], ends[0][1], (ends[0][0], ends[1][0]))
+        (first, past, before), (last, stop, after) = ends
+        _shapes[tokenizer] = Shape(stop, past, (first, last), (before, after))
     return _shapes[tokenizer]
 
 
-def _probe(turns: list[dict], turn: int, whole: str, tokenizer: PreTrainedTokenizerFast) -> tuple[str, int]:
+def _probe(turns: list[dict], turn: int, whole: str, tokenizer: PreTrainedTokenizerFast) -> tuple[str, int, str]:
     rest = whole[_prompt_end(turns, turn, whole, tokenizer) :]
     opening, found, rest = rest.partition(PROBE)
-    token = next((item for item in _items(rest, tokenizer) if isinstance(item, int)), None)
+    items = _items(rest, tokenizer)
+    token = next((item for item in items if isinstance(item, int)), None)
     if not found or token is None:
         raise UserError(
             "the tokenizer's chat template writes no token of its own after an answer; the model would not learn to "
             "stop; use an instruct model's tokenizer"
         )
-    return opening, token
+    return opening, token, items[0] if isinstance(items[0], str) else ""
 
 
 def _prompt_end(messages: list[dict], turn: int, whole: str, tokenizer: PreTrainedTokenizerFast) -> int:
@@ -150,7 +169,7 @@ def _prompt_end(messages: list[dict], turn: int, whole: str, tokenizer: PreTrain
     if whole.startswith(prompt):
         return len(prompt)
     place = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
-    raise UserError(
+    raise RowError(
         f"the tokenizer's chat template rewrites earlier turns: before the answer of turn {turn} it gives "
         f"{prompt[place : place + 40]!r} where the whole conversation has {whole[place : place + 40]!r}; the model "
         "would be asked with another text than it was trained on; use another template, or chat_format: llama2"

@@ -1,4 +1,4 @@
-"""Loading, saving and reading a Llama-2 tokenizer so that training, evaluation and serving agree about every token.
+"""Loading, saving and reading a tokenizer so that training, evaluation and serving agree about every token.
 
 Two traps of transformers 5 shape this file. AutoTokenizer rebuilds a Llama tokenizer and drops the normalizer that
 tokenizer.json states, which changes one id per turn ("[INST]" without its leading space piece); PreTrainedTokenizerFast
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    from agenttuning.recipe import Recipe
+
+FORMATS = ("llama2", "tokenizer")
 CONTROL = ("<s>", "</s>", "<unk>")
 # Llama-2's own ids of the pieces of "[INST]", compared whenever the vocabulary is Llama-2's.
 LLAMA2_VOCABULARY, LLAMA2_INST = 32000, {"▁[": 518, "INST": 25580, "]": 29962}
@@ -52,6 +55,11 @@ def load_tokenizer(
             "`hf auth login`)"
         ) from error
     tokenizer.init_kwargs["chat_format"] = chat_format or format_of(tokenizer)
+    if format_of(tokenizer) not in FORMATS:
+        raise UserError(
+            f"the tokenizer of {path} notes the chat format {format_of(tokenizer)!r}; nobody knows how it was trained; "
+            f"known are {', '.join(FORMATS)}: give one as mixture.chat_format"
+        )
     if format_of(tokenizer) == "tokenizer":
         _prepare_template(tokenizer, path)
         return tokenizer
@@ -60,27 +68,71 @@ def load_tokenizer(
     return tokenizer
 
 
+def load_for(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """The tokenizer of a recipe's model, in the recipe's chat format. Raises what `load_tokenizer` raises, and a
+    UserError where the model's template has no place for the recipe's system prompt.
+    """
+    name, system = recipe.values["model_name_or_path"], recipe.mixture.system_prompt
+    tokenizer = load_tokenizer(name, recipe.values.get("model_revision"), recipe.mixture.chat_format)
+    if format_of(tokenizer) == "tokenizer" and system is not None:
+        _check_system(tokenizer, system, name)
+    return tokenizer
+
+
+def _check_system(tokenizer: PreTrainedTokenizerFast, system: str, name: str) -> None:
+    from agenttuning.chat.template import render
+
+    turns = [{"role": "system", "content": system}, {"role": "user", "content": "Hi."}]
+    try:
+        found = system.strip() in render(turns, tokenizer, prompt=True)
+        why = "leaves its text out"
+    except UserError as error:
+        found, why = False, str(error).split(";")[0]
+    if not found:
+        raise UserError(
+            f"the chat template of {name} takes no system turn ({why}), and mixture.system_prompt is {system!r}; no "
+            "model would be told that; write mixture.system_prompt: null, or use another model"
+        )
+
+
 def format_of(tokenizer: PreTrainedTokenizerFast) -> str:
     """The chat format that a tokenizer was loaded for: llama2 or tokenizer."""
     return tokenizer.init_kwargs.get("chat_format", "llama2")
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """sha256 of everything about a tokenizer that the ids of a conversation depend on."""
-    kind = format_of(tokenizer)
-    state = [kind, tokenizer.chat_template if kind == "tokenizer" else None, tokenizer.special_tokens_map]
+    """sha256 of everything about a tokenizer that the ids of a conversation depend on: tokenizer.json, the ids that
+    start and end, and in format `tokenizer` the template and the words it is rendered with.
+    """
+    state: list = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    if format_of(tokenizer) == "tokenizer":
+        state += [tokenizer.chat_template, {name: str(text) for name, text in tokenizer.special_tokens_map.items()}]
     text = tokenizer.backend_tokenizer.to_str() + json.dumps(state, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _prepare_template(tokenizer: PreTrainedTokenizerFast, path: str | Path) -> None:
-    from agenttuning.chat.template import added_tokens, shape_of
+def template_record(tokenizer: PreTrainedTokenizerFast) -> dict[str, str | None]:
+    """For the record of a build in format `tokenizer`: sha256 of the template, and the date that it prints (None where
+    it prints none). Empty in format llama2, whose template is part of this code.
+    """
+    from agenttuning.chat.template import DATE, PINNED
 
-    if not isinstance(tokenizer.chat_template, str):
+    if format_of(tokenizer) != "tokenizer":
+        return {}
+    text = tokenizer.chat_template
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"template": digest, "template_date": DATE if text.startswith(PINNED) else None}
+
+
+def _prepare_template(tokenizer: PreTrainedTokenizerFast, path: str | Path) -> None:
+    from agenttuning.chat.template import added_tokens, pin_date, shape_of
+
+    if not isinstance(tokenizer.chat_template, str) or not tokenizer.chat_template.strip():
         raise UserError(
             f"the tokenizer of {path} carries no single chat template; mixture.chat_format: tokenizer has nothing to "
             "follow; use an instruct model's tokenizer, or chat_format: llama2"
         )
+    tokenizer.chat_template = pin_date(tokenizer.chat_template)
     tokens = added_tokens(tokenizer)
     if any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in tokens.values()):
         raise UserError(

@@ -68,14 +68,15 @@ def verify(encoded: Encoded, messages: list[dict], tokenizer: PreTrainedTokenize
 
 
 def _wanted(got: bytes, messages: list[dict], turn: int, tokenizer: PreTrainedTokenizerFast) -> bytes:
-    """What the template may make of an answer: its opening, the words, white space at their ends kept or stripped, and
-    the end token; the form that `got` has, or else the plainest."""
+    """What the template may make of an answer: its opening, the words, white space at their ends kept or stripped, its
+    closing and the end token; the form that `got` has, or else the plainest."""
     shape, text = shape_of(tokenizer), messages[turn]["content"]
     opening = shape.openings[turn == len(messages) - 1]
     openings = [opening, ""] if "</think>" in text else [opening]
     forms = (text.strip(), text, text.lstrip(), text.rstrip(), text.lstrip("\n"), text.lstrip("\n").rstrip())
     stop = piece_bytes(tokenizer)[shape.stop]
-    wanted = [(head + form).encode() + stop for head in openings for form in forms]
+    tail = shape.closings[turn == len(messages) - 1]
+    wanted = [(head + form + tail).encode() + stop for head in openings for form in forms]
     return got if got in wanted else wanted[0]
 
 
