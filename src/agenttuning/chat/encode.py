@@ -132,15 +132,26 @@ def encode_prompt(
 
 def decode_reply(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
     """The words of a generated reply: without special tokens, and without what the template itself puts before an
-    answer (gpt-oss: its final channel; Qwen3: an empty think block)."""
-    if format_of(tokenizer) == "tokenizer":
-        openings = {opening for opening in template.shape_of(tokenizer).openings if opening}
-        longest = max(map(len, openings), default=0)  # an opening has at most as many ids as characters
-        for end in range(1, min(len(ids), longest) + 1):
-            if tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False) in openings:
-                ids = ids[end:]
-                break
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    answer (Qwen3: an empty think block; gpt-oss: its final channel, which goes with the channels before it)."""
+    start = _answer_start(ids, tokenizer) if format_of(tokenizer) == "tokenizer" else 0
+    return tokenizer.decode(ids[start:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _answer_start(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> int:
+    openings = {opening for opening in template.shape_of(tokenizer).openings if opening}
+    for opening in openings:
+        items = template.cut(opening, tokenizer)
+        if template.controls(items, tokenizer):
+            wanted = [token for part in _ids([items], tokenizer)[0] for token in part]
+            ends = range(len(ids), len(wanted) - 1, -1)
+            found = next((end for end in ends if ids[end - len(wanted) : end] == wanted), None)
+            if found is not None:
+                return found
+    longest = max(map(len, openings), default=0)  # an opening has at most as many ids as characters
+    for end in range(1, min(len(ids), longest) + 1):
+        if tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False) in openings:
+            return end
+    return 0
 
 
 def _ids(many: list[list[int | str]], tokenizer: PreTrainedTokenizerFast) -> list[list[list[int]]]:

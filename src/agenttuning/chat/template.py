@@ -89,10 +89,10 @@ def plan(
     whole = render(hidden, tokenizer, prompt=ends_with == "user")
     turns = [turn for turn, message in enumerate(hidden) if message["role"] == "assistant"]
     cuts = [_prompt_end(hidden, turn, whole, tokenizer) for turn in turns]
-    items = _items(whole[: cuts[0]] if cuts else whole, tokenizer)
+    items = cut(whole[: cuts[0]] if cuts else whole, tokenizer)
     answers = []
     for turn, start, end in zip(turns, cuts, [*cuts[1:], len(whole)][: len(cuts)], strict=True):
-        region = _items(whole[start:end], tokenizer)
+        region = cut(whole[start:end], tokenizer)
         closing = shape.stop if turn == len(hidden) - 1 else shape.past
         if closing not in region:
             raise RowError(
@@ -154,7 +154,7 @@ def shape_of(tokenizer: PreTrainedTokenizerFast) -> Shape:
 def _probe(turns: list[dict], turn: int, whole: str, tokenizer: PreTrainedTokenizerFast) -> tuple[str, int, str]:
     rest = whole[_prompt_end(turns, turn, whole, tokenizer) :]
     opening, found, rest = rest.partition(PROBE)
-    items = _items(rest, tokenizer)
+    items = cut(rest, tokenizer)
     token = next((item for item in items if isinstance(item, int)), None)
     if not found or token is None:
         raise UserError(
@@ -198,7 +198,14 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern:
     return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
 
 
-def _items(text: str, tokenizer: PreTrainedTokenizerFast) -> list[int | str]:
+def controls(items: list[int | str], tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether one of the items is a special token, which no text can hold."""
+    special = {token["id"] for token in added_tokens(tokenizer).values() if token["special"]}
+    return any(item in special for item in items)
+
+
+def cut(text: str, tokenizer: PreTrainedTokenizerFast) -> list[int | str]:
+    """A rendered text as ids of added tokens and the texts between them."""
     tokens = added_tokens(tokenizer)
     items: list[int | str] = []
     place = 0
