@@ -34,6 +34,28 @@ DATED = (
     "{{ m.content.lstrip('\\n') + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# Also ours, with SmolLM3's other habits: a default system block, a mode that a system text switches, and a mark around
+# what is generated, which transformers knows and plain Jinja does not.
+DEFAULT_SYSTEM = (
+    "{%- set own = messages[0].content if messages[0].role == 'system' else '' -%}"
+    "{%- set think = '/no_think' not in own -%}"
+    "{{- '<|im_start|>system\n## Metadata\nToday: ' + strftime_now('%d %B %Y') + '\nMode: ' -}}"
+    "{{- ('/think' if think else '/no_think') + '\n\n' -}}"
+    "{{- (own.replace('/no_think', '').rstrip() if own else 'You are a helpful assistant.') + '<|im_end|>\n' -}}"
+    "{%- for m in messages if m.role != 'system' -%}"
+    "{{- '<|im_start|>' + m.role + '\n' -}}"
+    "{%- if m.role == 'user' -%}{{- m.content + '<|im_end|>\n' -}}{%- else -%}"
+    "{% generation %}{{- ('' if think else '<think>\n\n</think>\n') + m.content.lstrip('\n') + '<|im_end|>\n' -}}"
+    "{% endgeneration %}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+# Spaces around an answer, as Llama-2's template on the Hub has them.
+SPACED = (
+    "{%- for m in messages -%}{%- if m.role == 'user' -%}{{- '[INST] ' + m.content.strip() + ' [/INST]' -}}"
+    "{%- elif m.role == 'system' -%}{{- '[SYS]' + m.content.strip() -}}"
+    "{%- else -%}{{- ' ' + m.content.strip() + ' ' + eos_token -}}{%- endif -%}{%- endfor -%}"
+)
+OWN = {"dated": DATED, "default_system": DEFAULT_SYSTEM, "spaced": SPACED}  # all with chatml's control tokens
 REWRITES = (  # the system turn moves into the last user turn, as some templates do
     "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' }}"
     "{% if loop.index0 >= messages|length - 2 %}{{ 'last ' }}{% endif %}{{ m.content + '<|im_end|>' }}"

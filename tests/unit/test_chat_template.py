@@ -13,10 +13,10 @@ from agenttuning import chat
 from agenttuning.chat.template import added_tokens, render, shape_of
 from agenttuning.errors import UserError
 from helpers import conversations
-from helpers.template_tokenizer import CONTROL, DATED, FAMILIES, REWRITES, WORDS, trl_template, write_tokenizer
+from helpers.template_tokenizer import CONTROL, FAMILIES, OWN, REWRITES, WORDS, trl_template, write_tokenizer
 
 IGNORE = -100
-NAMES = [*FAMILIES, "dated"]
+NAMES = [*FAMILIES, *OWN]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def loaded(tmp_path_factory):
 
     def load(name):
         if name not in made:
-            text = DATED if name == "dated" else trl_template(name)
+            text = OWN[name] if name in OWN else trl_template(name)
             folder = write_tokenizer(tmp_path_factory.mktemp(name), FAMILIES.get(name, "chatml"), text)
             made[name] = chat.load_tokenizer(folder, chat_format="tokenizer")
         return made[name]
