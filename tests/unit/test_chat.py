@@ -78,6 +78,26 @@ def test_agentinstruct_row_masks_the_acknowledgement(tokenizer, agent):
     assert text.count("«") == 2
 
 
+def test_the_conversations_of_the_parity_tests_hold_what_they_are_for():
+    """200 generated conversations; how many of them have each trait that an encoding could get wrong."""
+    conversations = [nasty_conversation(seed) for seed in range(200)]
+    users = [[m["content"] for m in messages if m["role"] == "user"] for messages in conversations]
+    answers = [[m["content"] for m in messages if m["role"] == "assistant"] for messages in conversations]
+    traits = {
+        "a literal </s> in an answer": sum(any("</s>" in text for text in texts) for texts in answers),
+        "a literal </s> of a user": sum(any("</s>" in text for text in texts) for texts in users),
+        "a literal [/INST] in an answer": sum(any("[/INST]" in text for text in texts) for texts in answers),
+        "a literal [/INST] of a user": sum(any("[/INST]" in text for text in texts) for texts in users),
+        "leading white space": sum(any(text != text.lstrip() for text in texts) for texts in users),
+        "letters beyond Latin-1": sum(any(ord(max(text)) > 255 for text in texts) for texts in answers),
+        "a system turn": sum(messages[0]["role"] == "system" for messages in conversations),
+        "none": sum(messages[0]["role"] != "system" for messages in conversations),
+        "a turn above 5,000 characters": sum(any(len(text) > 5000 for text in texts) for texts in answers),
+        "several exchanges": sum(len(texts) > 2 for texts in users),
+    }
+    assert min(traits.values()) >= 15, traits
+
+
 @pytest.mark.parametrize("loss", ["flags", "assistant", "last"])
 def test_parity_with_metas_dialog_encoding(tokenizer, loss):
     for seed in range(200):

@@ -342,3 +342,19 @@ def test_render_is_what_transformers_renders(tmp_path):
         tokenizer(text, add_special_tokens=False)["input_ids"],
         chat.encode_prompt([{"role": "user", "content": "a"}], tokenizer),
     )
+
+
+def test_replies_stop_where_training_and_the_model_say(worlds):
+    """The template's end token, and those of generation_config, where servers stop as well; in llama2 `</s>` alone."""
+    from agenttuning.policies.transformers_policy import TransformersPolicy, load
+
+    policy = load(worlds("qwen3").parents[2] / "base", device="cpu", chat_format="tokenizer", max_new_tokens=1)
+    assert policy.stop == {policy.tokenizer.convert_tokens_to_ids("<|im_end|>"), 1}
+    assert TransformersPolicy(policy.model, build_tokenizer(), max_new_tokens=1).stop == {2}
+
+
+def test_the_fingerprint_follows_the_template(worlds, tmp_path):
+    tokenizer = chat.load_for(tiny_recipe(worlds("qwen3"), tmp_path))
+    before = chat.fingerprint(tokenizer)
+    tokenizer.chat_template += " "
+    assert chat.fingerprint(tokenizer) != before
