@@ -70,8 +70,25 @@ def trl_template(name: str) -> str:
     return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def write_tokenizer(folder: Path, family: str, template: str) -> Path:
-    """Write a tokenizer with the control tokens of CONTROL[family] and this template to `folder`; returns it."""
+def trl_names() -> list[str]:
+    """Names of the text templates that TRL ships as copies of the models' own, without those that it patched."""
+    import trl
+
+    files = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+    return [file.stem for file in files if not file.stem.endswith(("_training", "_vl"))]
+
+
+def control_of(template: str) -> tuple[str, ...]:
+    """The control tokens that a template's text names, after a start, an unused, an end and a padding token."""
+    import re
+
+    words = r"<[|｜][^'\"<>{}]+?[|｜]>|</?s>|<bos>|<eos>|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|\[gMASK\]|<sop>"
+    return tuple(dict.fromkeys(["<start>", "<unused>", "<end>", "<|pad|>", *sorted(re.findall(words, template))]))
+
+
+def write_tokenizer(folder: Path, family: str, template: str, control: tuple[str, ...] = ()) -> Path:
+    """Write a tokenizer with the control tokens of CONTROL[family], or these, and this template to `folder`; returns
+    it."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from tokenizers.trainers import BpeTrainer
@@ -88,10 +105,11 @@ def write_tokenizer(folder: Path, family: str, template: str) -> Path:
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[], show_progress=False
     )
     backend.train_from_iterator(["user assistant system find the key\n\n\n\nAction: open drawer 1 \n"] * 4, trainer)
-    backend.add_special_tokens([AddedToken(text, normalized=False) for text in CONTROL[family]])
+    control = control or CONTROL[family]
+    backend.add_special_tokens([AddedToken(text, normalized=False) for text in control])
     backend.add_tokens([AddedToken(text, normalized=False) for text in WORDS])
-    bos = CONTROL[family][0] if family != "chatml" else None
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=CONTROL[family][2])
+    bos = control[0] if family != "chatml" else None
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=control[2])
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     return folder

@@ -12,8 +12,18 @@ from hypothesis import strategies as st
 from agenttuning import chat
 from agenttuning.chat.template import added_tokens, render, shape_of
 from agenttuning.errors import UserError
-from helpers import conversations
-from helpers.template_tokenizer import CONTROL, FAMILIES, OWN, REWRITES, WORDS, trl_template, write_tokenizer
+from helpers.conversations import chat_row, nasty_conversation
+from helpers.template_tokenizer import (
+    CONTROL,
+    FAMILIES,
+    OWN,
+    REWRITES,
+    WORDS,
+    control_of,
+    trl_names,
+    trl_template,
+    write_tokenizer,
+)
 
 IGNORE = -100
 NAMES = [*FAMILIES, *OWN]
@@ -35,7 +45,7 @@ def loaded(tmp_path_factory):
 
 def nasty(seed, name):
     """A nasty conversation that also holds the family's control strings."""
-    messages = conversations.nasty_conversation(seed)
+    messages = nasty_conversation(seed)
     words = CONTROL[FAMILIES.get(name, "chatml")]
     for number, message in enumerate(messages):
         word = (*words, *WORDS[2:])[(seed + number) % (len(words) + 2)]
@@ -46,7 +56,7 @@ def nasty(seed, name):
 
 def clean(seed):
     """A conversation without control strings, whose answers do not begin with white space."""
-    rows = conversations.chat_row(seed, 1 + seed % 4, 1 + seed % 30)["conversations"]
+    rows = chat_row(seed, 1 + seed % 4, 1 + seed % 30)["conversations"]
     roles = ("user", "assistant")
     turns = [
         {
@@ -70,7 +80,7 @@ def test_ids_are_the_tokenizers_own_where_nothing_is_hidden(loaded, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("loss", chat.LOSSES)
-def test_nasty_conversations_verify_and_prompts_are_prefixes(loaded, name, loss):
+def test_nasty_nasty_onesverify_and_prompts_are_prefixes(loaded, name, loss):
     tokenizer = loaded(name)
     special = {token["id"] for text, token in added_tokens(tokenizer).items() if text not in WORDS[:2]}
     for seed in range(60):
@@ -170,6 +180,32 @@ def test_the_date_does_not_depend_on_the_day(loaded):
     assert "26 July 2024" in render(messages, loaded("dated"), prompt=True)
     assert "2024-07-26" in render(messages, loaded("gptoss"), prompt=True)
     assert "26 Jul 2024" in render(messages, loaded("llama3_2"), prompt=True)
+
+
+def test_no_template_is_followed_wrongly(tmp_path):
+    """Every text template that TRL ships is followed exactly, or refused with a reason: never a wrong mask."""
+    followed, refused = [], {}
+    for name in trl_names():
+        text = trl_template(name)
+        try:
+            folder = write_tokenizer(tmp_path / name, "", text, control_of(text))
+            tokenizer = chat.load_tokenizer(folder, chat_format="tokenizer")
+        except UserError as error:
+            refused[name] = str(error)
+            continue
+        nasty_ones = [nasty_conversation(seed) for seed in range(12)]
+        for messages, encoded in zip(nasty_ones, chat.encode_each(nasty_ones, tokenizer, "assistant"), strict=True):
+            if isinstance(encoded, chat.RowError):
+                assert "System role not supported" in str(encoded), (name, encoded)
+                continue
+            chat.verify(encoded, messages, tokenizer)
+            for turn in (turn for turn, message in enumerate(messages) if message["role"] == "assistant"):
+                prompt = chat.encode_prompt(messages[:turn], tokenizer)
+                assert prompt == encoded.input_ids[: len(prompt)], name
+        followed.append(name)
+    assert {"qwen2_5", "qwen3", "llama3", "llama3_1", "llama3_2", "gptoss", "gemma3", "phi3"} <= set(followed)
+    reasons = ("rewrites earlier turns", "writes no token of its own", "joins text across", "template fails")
+    assert all(any(reason in text for reason in reasons) for text in refused.values()), refused
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -11,13 +11,13 @@ from agenttuning.chat.encode import (
     encode_many,
     encode_prompt,
 )
+from agenttuning.chat.own_template import template_record
 from agenttuning.chat.tokenizer import (
     fingerprint,
     format_of,
     load_for,
     load_tokenizer,
     save_tokenizer,
-    template_record,
 )
 from agenttuning.chat.turns import MaskError, RowError, check_turns
 from agenttuning.chat.verify import verify

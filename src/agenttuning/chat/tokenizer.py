@@ -61,7 +61,9 @@ def load_tokenizer(
             f"known are {', '.join(FORMATS)}: give one as mixture.chat_format"
         )
     if format_of(tokenizer) == "tokenizer":
-        _prepare_template(tokenizer, path)
+        from agenttuning.chat.own_template import prepare
+
+        prepare(tokenizer, path)
         return tokenizer
     tokenizer.pad_token = tokenizer.unk_token
     check_tokenizer(tokenizer)
@@ -75,24 +77,10 @@ def load_for(recipe: Recipe) -> PreTrainedTokenizerFast:
     name, system = recipe.values["model_name_or_path"], recipe.mixture.system_prompt
     tokenizer = load_tokenizer(name, recipe.values.get("model_revision"), recipe.mixture.chat_format)
     if format_of(tokenizer) == "tokenizer" and system is not None:
-        _check_system(tokenizer, system, name)
+        from agenttuning.chat.own_template import check_system
+
+        check_system(tokenizer, system, name)
     return tokenizer
-
-
-def _check_system(tokenizer: PreTrainedTokenizerFast, system: str, name: str) -> None:
-    from agenttuning.chat.template import render
-
-    turns = [{"role": "system", "content": system}, {"role": "user", "content": "Hi."}]
-    try:
-        found = system.strip() in render(turns, tokenizer, prompt=True)
-        why = "leaves its text out"
-    except UserError as error:
-        found, why = False, str(error).split(";")[0]
-    if not found:
-        raise UserError(
-            f"the chat template of {name} takes no system turn ({why}), and mixture.system_prompt is {system!r}; no "
-            "model would be told that; write mixture.system_prompt: null, or use another model"
-        )
 
 
 def format_of(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -109,59 +97,6 @@ def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
         state += [tokenizer.chat_template, {name: str(text) for name, text in tokenizer.special_tokens_map.items()}]
     text = tokenizer.backend_tokenizer.to_str() + json.dumps(state, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def template_record(tokenizer: PreTrainedTokenizerFast) -> dict[str, str | None]:
-    """For the record of a build in format `tokenizer`: sha256 of the template, and the date that it prints (None where
-    it prints none). Empty in format llama2, whose template is part of this code.
-    """
-    from agenttuning.chat.template import DATE, PINNED
-
-    if format_of(tokenizer) != "tokenizer":
-        return {}
-    text = tokenizer.chat_template
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return {"template": digest, "template_date": DATE if text.startswith(PINNED) else None}
-
-
-def _prepare_template(tokenizer: PreTrainedTokenizerFast, path: str | Path) -> None:
-    from agenttuning.chat.template import added_tokens, pin_date, shape_of
-
-    if not isinstance(tokenizer.chat_template, str) or not tokenizer.chat_template.strip():
-        raise UserError(
-            f"the tokenizer of {path} carries no single chat template; mixture.chat_format: tokenizer has nothing to "
-            "follow; use an instruct model's tokenizer, or chat_format: llama2"
-        )
-    tokenizer.chat_template = pin_date(tokenizer.chat_template)
-    tokens = added_tokens(tokenizer)
-    if any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in tokens.values()):
-        raise UserError(
-            f"the tokenizer of {path} has added tokens that swallow the white space beside them; prompts would not be "
-            "prefixes of training ids; use another model"
-        )
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(shape_of(tokenizer).stop)
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        taken = (tokenizer.eos_token, tokenizer.bos_token)
-        free = [text for text in tokens if tokens[text]["special"] and text not in taken]
-        spare = [text for word in ("pad", "reserved", "") for text in free if word in text]
-        if not spare:
-            raise UserError(f"the tokenizer of {path} has no token that could pad but the end token; use another model")
-        tokenizer.pad_token = spare[0]
-    probe = [{"role": "user", "content": " Two  words.\n"}, {"role": "assistant", "content": "Ja, 2 é."}]
-    _check_own_ids(tokenizer, probe, path)
-
-
-def _check_own_ids(tokenizer: PreTrainedTokenizerFast, probe: list[dict], path: str | Path) -> None:
-    from agenttuning.chat.encode import encode
-    from agenttuning.chat.template import render
-
-    own = tokenizer(render(probe, tokenizer, prompt=False), add_special_tokens=False)["input_ids"]
-    ours = encode(probe, tokenizer).input_ids
-    if own != ours:
-        raise UserError(
-            f"the tokenizer of {path} gives {own} for a probe that is cut into {ours} here; a server would ask with "
-            "other ids than training; use another model"
-        )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: str | Path) -> None:
