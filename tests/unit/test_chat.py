@@ -92,7 +92,7 @@ def test_the_conversations_of_the_parity_tests_hold_what_they_are_for():
         "letters beyond Latin-1": sum(any(ord(max(text)) > 255 for text in texts) for texts in answers),
         "a system turn": sum(messages[0]["role"] == "system" for messages in conversations),
         "none": sum(messages[0]["role"] != "system" for messages in conversations),
-        "a turn above 5,000 characters": sum(any(len(text) > 5000 for text in texts) for texts in answers),
+        "a turn above 2,000 characters": sum(any(len(text) > 2000 for text in texts) for texts in answers),
         "several exchanges": sum(len(texts) > 2 for texts in users),
     }
     assert min(traits.values()) >= 15, traits
