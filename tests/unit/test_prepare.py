@@ -16,7 +16,7 @@ from agenttuning.data import convert, pool, prepare
 from agenttuning.data.overlong import fit
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
-from helpers.conversations import agent_row, chat_row
+from helpers.conversations import agent_row, chat_row, nasty_conversation
 from helpers.llama_tokenizer import build_tokenizer
 from helpers.two_sources import RECIPE
 
@@ -334,6 +334,17 @@ def test_split_never_gains_or_repeats_supervision(tokenizer, loss, max_length):
         assert all(len(piece.input_ids) <= max_length for piece, _ in pieces)
         remaining = iter(before)
         assert all(any(span == other for other in remaining) for span in after), "in order, each once"
+
+
+@pytest.mark.parametrize("system", [None, "", "You are a helpful, respectful and honest assistant."])
+def test_no_fragment_is_longer_than_max_length(tokenizer, system):
+    """White space at the start of a turn stays under a system block, so that the block's length is not the same for
+    every fragment: what does not fit is left out and counted, and never reaches packing, which would stop the run."""
+    for seed in range(120):
+        messages = nasty_conversation(seed)
+        whole = chat.encode(messages, tokenizer, "all", system)
+        pieces = fit(whole, messages, tokenizer, 60, "split_at_turn", system)
+        assert all(len(piece.input_ids) <= 60 for piece, _ in pieces), seed
 
 
 def test_split_gives_up_where_the_task_itself_does_not_fit(tokenizer):
