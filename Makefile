@@ -15,6 +15,7 @@
 ##
 ## make base-tiny      the tiny base model of the CPU twin
 ## make collect-tiny   collect trajectories with a teacher and keep the rewarded ones
+## make export-tools   AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
 ## make ablation-tiny  agent-only, general-only and mixed from one base, on the CPU
 ##
 ## make test           all tests           make lint   ruff           make clean   remove caches (not runs/, not .venv)
@@ -24,6 +25,7 @@
 
 PYTHON ?= python3.11
 VENV ?= .venv
+OUT ?= runs/agentinstruct-tools
 READY ?= $(VENV)/.ready
 RUN = $(VENV)/bin/python -m agenttuning
 
@@ -31,7 +33,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-tiny ablation-tiny test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -63,6 +65,7 @@ test: export OMP_NUM_THREADS := 1
 base-tiny: $(READY) ; $(RUN) base recipes/agentlm-tiny $(ARGS)
 collect-tiny: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $(ARGS)
 ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
+export-tools: $(READY) ; $(RUN) export-tools $(OUT) $(ARGS)
 quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
 
 test: $(READY) ; $(VENV)/bin/python -m pytest $(ARGS)

@@ -112,6 +112,13 @@ def decontaminate(arguments: Arguments) -> None:
     run(recipe, arguments.against, paths, [name for name in arguments.fields.split(",") if name])
 
 
+def export_tools(arguments: Arguments) -> None:
+    """write AgentInstruct as native tool calls, with JSON schemas, for models that have them"""
+    from agenttuning.data.tools.export import export
+
+    export(arguments.out, arguments.data, arguments.drop_opening)
+
+
 def base(arguments: Arguments) -> None:
     """make the tiny base model that the CPU twin starts from"""
     from agenttuning.miniature.quickstart import base as run
@@ -185,6 +192,15 @@ def _takes_against(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fields", default="", help="text fields of the rows, comma-separated (default: every string)")
 
 
+def _takes_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", help="the folder to write; it must not be there, or be empty")
+    parser.add_argument("--data", metavar="PATH", help="AgentInstruct rows, instead of the data card agentinstruct")
+    parser.add_argument(
+        "--drop-opening", action="store_true",
+        help="leave out instruction, acknowledgement and demonstration, which show the text grammar; not reversible",
+    )  # fmt: skip
+
+
 def _takes_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="a recipe file, or a folder of recipes/")
 
@@ -200,6 +216,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "report": (report, _takes_recipe),
     "collect": (collect, _takes_path),
     "decontaminate": (decontaminate, _takes_against),
+    "export-tools": (export_tools, _takes_out),
     "base": (base, _takes_path),
     "ablation": (ablation, _takes_path),
     "quickstart": (quickstart, _takes_path),

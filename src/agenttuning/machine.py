@@ -33,10 +33,15 @@ def detect() -> Machine:
     world_size = os.environ.get("WORLD_SIZE", "")
     return Machine(
         gpus=visible(_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")),
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpus=usable_cores(),
         memory_gib=_host_memory() / GIB,
         world_size=int(world_size) if world_size.isdigit() and int(world_size) > 0 else None,
     )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which under a batch system are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible(gpus: tuple[Gpu, ...], mask: str | None) -> tuple[Gpu, ...]:

@@ -263,6 +263,22 @@ def test_one_bad_row_does_not_lose_its_batch(tmp_path, name):
         chat.encode_many(batch, tokenizer)
 
 
+def test_a_row_that_the_template_would_cut_is_set_aside_and_counted(tmp_path):
+    path = template_world(tmp_path / "w", "qwen3")
+    rows = tmp_path / "w/raw/chats.jsonl"
+    thought = {"from": "gpt", "value": "<think>\nwhy\n</think>\n\nb"}
+    turns = [{"from": "human", "value": "a"}, thought] * 2
+    rows.write_text(rows.read_text() + json.dumps({"id": "thought", "conversations": turns}) + "\n")
+    one = tiny_recipe(path, tmp_path / "run", "mixture.max_quarantined=0.1")
+    prepared = prepare_cli(one, {})
+    aside = [json.loads(line) for line in (prepared.path / "quarantine.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in aside] == ["thought"] and "rewrites part" in aside[0]["reason"]
+    with pytest.raises(UserError, match="1 of 21 rows are malformed"):
+        prepare(tiny_recipe(path, tmp_path / "run", "mixture.max_quarantined=0"), chat.load_for(one), tmp_path / "no")
+    last = tiny_recipe(path, tmp_path / "last", "loss=last")
+    assert not (prepare_cli(last, {}).path / "quarantine.jsonl").read_text()
+
+
 def test_a_row_that_the_template_rewrites_or_chokes_on_is_that_rows_error(tmp_path):
     text = template_of("qwen3")
     text = "{% if 'boom' in messages[0].content %}{{ raise_exception('no booms') }}{% endif %}" + text

@@ -5,6 +5,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import random
 from copy import deepcopy
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import pytest
 
 from agenttuning import chat, recipe
 from agenttuning.chat import show
-from agenttuning.data import convert, pool, prepare
+from agenttuning.data import convert, pool, prepare, records
 from agenttuning.data.overlong import fit
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
@@ -147,7 +148,7 @@ def test_all_or_nothing(world, tokenizer, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             build(world, tokenizer, "mixture.seed=9")
     assert {file.name: file.read_bytes() for file in first.path.iterdir()} == before
-    assert [path.name for path in first.path.parent.iterdir()] == ["data"]
+    assert sorted(path.name for path in first.path.parent.iterdir()) == [".data.pieces", "data"]
     build(world, tokenizer, "mixture.seed=9")
     assert [path.name for path in first.path.parent.iterdir()] == ["data"]
 
@@ -397,7 +398,7 @@ def test_refusals(world, tokenizer):
 
 
 def test_a_wrong_mask_stops_the_build(world, tokenizer, monkeypatch):
-    genuine = pool.encode_many
+    genuine = records.encode_each
 
     def too_wide(*arguments):
         result = []
@@ -410,7 +411,7 @@ def test_a_wrong_mask_stops_the_build(world, tokenizer, monkeypatch):
             )
         return result
 
-    monkeypatch.setattr(pool, "encode_many", too_wide)
+    monkeypatch.setattr(records, "encode_each", too_wide)
     with pytest.raises(chat.MaskError, match="starts in the header"):
         build(world, tokenizer)
     assert not (world / "out" / "data").exists()
@@ -476,3 +477,48 @@ def test_filters_that_drop_everything_stop_the_build(world, tokenizer):
 def test_shares_of_splits_are_checked(world, splits, message):
     with pytest.raises(UserError, match=message):
         load(world, f"mixture.sources.agents.splits={splits}")
+
+
+def unlike(rows):
+    """The rows with forty words of its own in each turn."""
+    rng = random.Random(0)
+    for row in rows:
+        for turn in row["conversations"]:
+            turn["value"] += " " + " ".join(f"{rng.randrange(10**4)}" for _ in range(40))
+    return rows
+
+
+def test_duplicates_are_dropped_when_asked_within_and_between_sources(world, tokenizer, capsys):
+    agents = unlike([agent_row(number) for number in range(10)])
+    write_jsonl(world / "raw" / "agents" / "train.jsonl", agents)
+    rows = unlike([chat_row(number, exchanges=2) for number in range(60)])
+    rows[7] = {**rows[3], "id": "again"}
+    told = agents[4]["conversations"]
+    rows[9] = {"id": "borrowed", "conversations": [{"from": one["from"], "value": one["value"]} for one in told]}
+    long = " ".join(f"word{number}" for number in range(80))
+    for number, extra in ((11, ""), (12, " extra")):
+        rows[number]["conversations"] = [{"from": "human", "value": long}, {"from": "gpt", "value": long + extra}]
+    write_jsonl(world / "raw" / "chats" / "train.jsonl", rows)
+    room = ("max_length=3000", "mixture.draws=400")
+    kept = build(world, tokenizer, *room)
+    assert kept.mixture["duplicates"] is None and kept.mixture["sources"]["chats"]["rows"] == 60
+    exact = build(world, tokenizer, *room, "mixture.duplicates=exact")
+    assert exact.mixture["sources"]["chats"]["dropped"] == {"exact duplicate": 2}
+    assert exact.mixture["duplicates"] == [
+        {"source": "chats", "of": "agents", "exact": 1, "near": 0},
+        {"source": "chats", "of": "chats", "exact": 1, "near": 0},
+    ]
+    near = build(world, tokenizer, *room, "mixture.duplicates=near")
+    assert near.mixture["sources"]["chats"]["dropped"] == {"exact duplicate": 2, "near duplicate": 1}
+    lines = [json.loads(line) for line in (near.path / "dropped.jsonl").open()]
+    assert [(line["id"], line["reason"], line["of"]) for line in lines] == [
+        ("again", "exact duplicate", ["chats", "chat_3"]),
+        ("borrowed", "exact duplicate", ["agents", "agent_4"]),
+        ("chat_12", "near duplicate", ["chats", "chat_11"]),
+    ]
+    drawn = set(near.load()["id"])
+    assert drawn and not drawn & {"again", "borrowed", "chat_12"} and {"chat_11", "chat_13"} <= drawn
+    prepare.prepare_cli(load(world, *room, "mixture.duplicates=near"), {})
+    assert "chats: dropped 1 rows (near duplicate)" in capsys.readouterr().out
+    strict = build(world, tokenizer, *room, "mixture.duplicates=near", "mixture.near_duplicate_threshold=1.0")
+    assert strict.mixture["sources"]["chats"]["dropped"] == {"exact duplicate": 2}

@@ -62,6 +62,8 @@ def test_command(page, line):
             continue
         assert verb in cli.VERBS, f"{page}: {line}"
         cli.parse(verb, words)
+        if verb == "export-tools":  # its first word is the folder that it makes
+            continue
         target = REPOSITORY / words[0]
         assert target.exists(), f"{page}: {line}: no {words[0]}"
         if verb not in ("collect", "base", "quickstart", "ablation"):

@@ -100,7 +100,7 @@ from agenttuning.data import prepare
 from agenttuning.recipe import load
 halt = sys.argv[3]
 if halt == "before the swap":
-    prepare._swap = lambda *_: (print("here", flush=True), __import__("time").sleep(60))
+    prepare.swap = lambda *_: (print("here", flush=True), __import__("time").sleep(60))
 if halt == "while packing":
     import trl
     trl.pack_dataset = lambda *_: (print("here", flush=True), __import__("time").sleep(60))

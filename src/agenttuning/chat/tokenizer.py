@@ -15,6 +15,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agenttuning.chat import words
 from agenttuning.chat.llama2 import TEMPLATE
 from agenttuning.errors import UserError
 
@@ -30,6 +31,7 @@ CONTROL = ("<s>", "</s>", "<unk>")
 LLAMA2_VOCABULARY, LLAMA2_INST = 32000, {"▁[": 518, "INST": 25580, "]": 29962}
 
 _backends: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_words: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _tables: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -146,6 +148,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
     """Encode texts to ids in one call: none added, no special token recognised, no padding or truncation."""
+    if tokenizer not in _words:
+        _words[tokenizer] = words.of(tokenizer.backend_tokenizer)
+    by_words = _words[tokenizer]
+    if by_words is not None:
+        return [by_words.encode(text) for text in texts]
     return [encoding.ids for encoding in _backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
 
 

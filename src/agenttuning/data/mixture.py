@@ -149,6 +149,7 @@ def realised(order: Order, pools: dict[str, Pool], shares: dict[str, float]) -> 
             "rows_read": pool.quarantine.read,
             "quarantined": len(pool.quarantine.records),
             "dropped": dict(sorted(Counter(record["reason"] for record in pool.dropped).items())),
+            "defects": dict(sorted(Counter(name for record in pool.defects for name in record["defects"]).items())),
             "overlong": pool.overlong,
             "overlong_dropped": pool.overlong_dropped,
             "supervised_tokens_lost": pool.supervised_lost,

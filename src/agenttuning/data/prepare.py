@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,21 +17,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy
+
 from agenttuning.chat import fingerprint as tokenizer_fingerprint
 from agenttuning.chat import load_for, template_record
 from agenttuning.data import defects, quarantine
+from agenttuning.data.folders import alone_in, keyed, swap
 from agenttuning.data.rows import name_fingerprint, packing_line, trainable_rows
 from agenttuning.data.sources import LOCK, SourceCard, fingerprint, load_card, pin
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
+from agenttuning.machine import usable_cores
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
+    from agenttuning.data.pool import Read
     from agenttuning.recipe import Recipe
 
-LAYOUT = 2  # raise when the rows made from the same inputs change
+LAYOUT = 3  # raise when the rows made from the same inputs change
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,29 @@ def prepare(
     if ready is not None:
         return Prepared(out_dir, key, ready, reused=True)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    _clear_left_over(out_dir)
-    partial = out_dir.parent / f".{out_dir.name}.{os.getpid()}.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        mixture = _build(recipe, tokenizer, cards, paths, shares, partial, key) | {"key": key, "settings": settings}
-        (partial / "mixture.json").write_text(
-            json.dumps(mixture, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        _swap(partial, out_dir)
-    finally:
+    with alone_in(out_dir.parent):
+        ready = _reuse(out_dir, key)  # another build may have finished while this one waited
+        if ready is not None:
+            return Prepared(out_dir, key, ready, reused=True)
+        partial, pieces = out_dir.parent / f".{out_dir.name}.tmp", out_dir.parent / f".{out_dir.name}.pieces"
         shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            mixture = _build(recipe, tokenizer, cards, paths, shares, partial, pieces, settings)
+            mixture |= {"key": key, "settings": settings}
+            (partial / "mixture.json").write_text(
+                json.dumps(mixture, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+            name_fingerprint(partial, key)
+            swap(partial, out_dir, "mixture.json")
+            shutil.rmtree(pieces, ignore_errors=True)
+        except OSError as error:
+            raise UserError(
+                f"{out_dir} could not be built: {error}; training would have nothing to read; make room there, or "
+                f"choose another place with --run-dir; finished pieces are kept in {pieces}"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return Prepared(out_dir, key, mixture, reused=False)
 
 
@@ -130,16 +145,50 @@ def _settings(recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: di
     }
 
 
-def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, float], folder: Path, key: str) -> dict:
+def _build(
+    recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, float], folder: Path, pieces: Path, settings: dict
+) -> dict:
     from datasets import concatenate_datasets, disable_progress_bars
 
-    from agenttuning.data.language import Language
     from agenttuning.data.mixture import realised
-    from agenttuning.data.pool import Rules, build_pool, keep_splits
+    from agenttuning.data.pool import settle
+    from agenttuning.data.refusals import of_duplicates
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    mixture = recipe.mixture
+    read = _read(recipe, tokenizer, cards, paths, pieces, settings)
+    pools = {name: settle(source) for name, source in read.items()}
+    twice = None
+    if (rule := recipe.mixture.duplicates) != "keep":
+        refused, twice = of_duplicates(read, pools, rule, recipe.mixture.near_duplicate_threshold)
+        pools = {name: settle(source, refused[name]) for name, source in read.items()}
+    order = _order(recipe, pools, shares)
+    tables = [pools[name].dataset() for name in order.names]
+    offsets = numpy.cumsum([0, *map(len, tables[:-1])])
+    concatenate_datasets(tables).select(offsets[order.sources] + order.rows).save_to_disk(str(folder))
+    del tables
+    for file, lists in {
+        "quarantine.jsonl": [pools[name].quarantine.records for name in order.names],
+        "dropped.jsonl": [pools[name].dropped for name in order.names],
+        "defects.jsonl": [pools[name].defects for name in order.names],
+    }.items():
+        quarantine.write(lists, folder / file)
+    sources = realised(order, pools, shares)
+    totals = {key: sum(source[key] for source in sources.values()) for key in ("draws", "tokens", "supervised_tokens")}
+    return {**totals, "sources": sources, "duplicates": twice}
+
+
+def _read(
+    recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: dict, pieces: Path, settings: dict
+) -> dict[str, Read]:
+    """Every source in pieces below `pieces`. A piece does not depend on seed, shares or steps, so that a build started
+    again with others goes on from it too.
+    """
+    from agenttuning.data.pieces import PIECE, PIECE_CHARACTERS
+    from agenttuning.data.pool import read_source
+    from agenttuning.data.records import Job, Rules
+
+    mixture, processes = recipe.mixture, recipe.values.get("dataset_num_proc") or usable_cores()
     rules = Rules(
         recipe.loss,
         recipe.values["max_length"],
@@ -148,30 +197,17 @@ def _build(recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, floa
         mixture.max_quarantined,
         mixture.max_overlong_loss,
     )
-    work = folder / "work"
-    work.mkdir()
-    found = {name: defects.Defects(name, mixture.sources[name].defects == "drop") for name in sorted(shares)}
-    pools = {}
-    for name, look in found.items():
-        asked = [keep_splits(splits)] if (splits := mixture.sources[name].splits) else []
-        asked += [Language(cards[name].language)] if cards[name].language else []
-        pools[name] = build_pool(cards[name], paths.get(name), tokenizer, rules, work, [*asked, look])
-    order = _order(recipe, pools, shares)
-    tables = [pools[name].dataset() for name in order.names]
-    offsets = [sum(len(table) for table in tables[:index]) for index in range(len(tables))]
-    rows = [offsets[source] + row for source, row in zip(order.sources.tolist(), order.rows.tolist(), strict=True)]
-    concatenate_datasets(tables).select(rows).save_to_disk(str(folder))
-    name_fingerprint(folder, key)
-    quarantine.write([pools[name].quarantine.records for name in order.names], folder / "quarantine.jsonl")
-    quarantine.write([pools[name].dropped for name in order.names], folder / "dropped.jsonl")
-    quarantine.write([found[name].records for name in order.names], folder / "defects.jsonl")
-    del tables
-    shutil.rmtree(work)
-    sources = realised(order, pools, shares)
-    for name, source in sources.items():
-        source["defects"] = dict(sorted(found[name].found.items()))
-    totals = {key: sum(source[key] for source in sources.values()) for key in ("draws", "tokens", "supervised_tokens")}
-    return {**totals, "sources": sources}
+    found = {}
+    for name, card in sorted(cards.items()):
+        source = mixture.sources[name]
+        splits = frozenset(source.splits) if source.splits else None
+        made_of = [settings["layout"], settings["tokenizer"], settings["sources"][name], recipe.loss, source.defects]
+        made_of += [rules.max_length, rules.overlong, rules.system_prompt, sorted(splits or [])]
+        made_of += [PIECE, PIECE_CHARACTERS, mixture.duplicates]
+        folder = keyed(pieces / name, hashlib.sha256(json.dumps(made_of).encode()).hexdigest())
+        job = Job(card, tokenizer, rules, folder, splits, source.defects == "drop", mixture.duplicates)
+        found[name] = read_source(job, paths.get(name), processes)
+    return found
 
 
 def _order(recipe: Recipe, pools: dict, shares: dict[str, float]):
@@ -212,36 +248,3 @@ def _reuse(out_dir: Path, key: str) -> dict | None:
         return mixture if len(load_from_disk(str(out_dir))) == mixture["draws"] else None
     except (OSError, ValueError, KeyError):
         return None  # damaged: built again
-
-
-def _clear_left_over(out_dir: Path) -> None:
-    """Remove what builds that were killed left beside `out_dir`; a build that still runs keeps its folder."""
-    for path in out_dir.parent.glob(f".{out_dir.name}.*.*"):
-        pid = path.name.split(".")[-2]
-        if path.suffix in (".tmp", ".old") and pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
-
-
-def _swap(partial: Path, out_dir: Path) -> None:
-    """Put the finished folder in place of the old one by renaming; an unrelated folder is never replaced."""
-    if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "mixture.json").exists():
-        raise UserError(
-            f"{out_dir} holds files that are not a prepared mixture; they would be lost; choose another folder"
-        )
-    if not out_dir.exists():
-        partial.rename(out_dir)
-        return
-    old = out_dir.parent / f".{out_dir.name}.{os.getpid()}.old"
-    out_dir.rename(old)
-    partial.rename(out_dir)
-    shutil.rmtree(old, ignore_errors=True)

@@ -48,6 +48,9 @@ class Mixture:
     draws: conversations drawn; None means as many as fill max_steps x launch.global_batch.
     max_quarantined: share of malformed rows of a source, max_overlong_loss: share of supervised tokens lost to
     `overlong`; above either the build stops.
+    duplicates: whether conversations that stand in the sources twice are kept, or all but the first dropped where they
+    are `exact`ly the same, or also where they are `near`: alike by near_duplicate_threshold, in (0, 1]
+    (data/duplicates.py).
     """
 
     sources: dict[str, Source]
@@ -58,6 +61,8 @@ class Mixture:
     overlong: str = one_of("drop", "truncate_end", "split_at_turn", default="drop")
     max_quarantined: float = 0.01
     max_overlong_loss: float = 0.2
+    duplicates: str = one_of("keep", "exact", "near", default="keep")
+    near_duplicate_threshold: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -257,3 +262,8 @@ def check_blocks(mixture: Mixture, loss: Any, launch: Launch, where: str) -> Non
     for key in ("max_quarantined", "max_overlong_loss"):
         if not 0 <= getattr(mixture, key) <= 1:
             raise UserError(f"{where}: mixture.{key} is {getattr(mixture, key)}; it is a share, in [0, 1].")
+    if not 0 < mixture.near_duplicate_threshold <= 1:
+        raise UserError(
+            f"{where}: mixture.near_duplicate_threshold is {mixture.near_duplicate_threshold}; conversations are near "
+            "duplicates from this similarity on, in (0, 1]; at 0 all would be. Use `duplicates: keep` to drop none."
+        )

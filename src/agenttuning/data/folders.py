@@ -1,0 +1,62 @@
+"""Folders that are whole or not there: one builder at a time, and the finished folder in place of the old one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agenttuning.errors import UserError
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time build in a folder; a second one says so and waits. The lock ends with its process,
+    however that ends. Where the file system has no locks (some network ones), nothing is locked, and that is said.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process builds in {folder}; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            print(f"{folder} cannot be locked ({error.strerror}): build there with one process only", file=sys.stderr)
+        yield
+    finally:
+        os.close(handle)
+
+
+def keyed(folder: Path, key: str) -> Path:
+    """`folder`, emptied unless it was made for this key."""
+    file = folder / "key"
+    if not file.is_file() or file.read_text(encoding="ascii", errors="replace") != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        file.write_text(key, encoding="ascii")
+    return folder
+
+
+def swap(partial: Path, folder: Path, marker: str) -> None:
+    """Put a finished folder in place of the old one by renaming. Raises UserError when the one there has no `marker`
+    file: it is somebody's, and never replaced.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)  # of a process that was killed below
+    if folder.exists() and any(folder.iterdir()) and not (folder / marker).exists():
+        raise UserError(
+            f"{folder} holds files that are not a prepared mixture; they would be lost; choose another folder"
+        )
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

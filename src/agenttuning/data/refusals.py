@@ -1,0 +1,48 @@
+"""What cannot be said of a row alone: conversations that other conversations of the mixture make superfluous.
+
+The sources are walked in the order of their names, and of equal conversations the first one stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy
+
+from agenttuning.data import duplicates
+
+if TYPE_CHECKING:
+    from agenttuning.data.pool import Pool, Read
+
+Refusals = dict[str, dict[int, dict]]  # {source: {number of the raw row: its reason, and what else is to be told}}
+
+
+def of_duplicates(
+    sources: Mapping[str, Read], pools: Mapping[str, Pool], rule: str, threshold: float
+) -> tuple[Refusals, list[dict]]:
+    """The duplicates among the conversations that could be drawn, and their counts by source and source of the one
+    kept. rule: `exact`, or `near` for MinHash similarity of `threshold` or more too.
+    """
+    places = [(name, number) for name in sorted(pools) for number in pools[name].numbers]
+    columns = {name: sources[name].records for name in sorted(pools)}
+    digests = [one for name in columns for one in _taken(columns[name]["digest"], pools[name].numbers)]
+    ids = [one for name in columns for one in _taken(columns[name]["id"], pools[name].numbers)]
+    signatures = None
+    if rule == "near":
+        sketches = [one for name in columns for one in _taken(columns[name]["signature"], pools[name].numbers)]
+        width = duplicates.VIEWS * duplicates.NUM_PERM
+        signatures = numpy.frombuffer(b"".join(sketches), dtype=numpy.uint32).reshape(-1, width)
+    found = duplicates.find(digests, signatures, threshold)
+    refused: Refusals = {name: {} for name in pools}
+    for (name, number), digest, kept in zip(places, digests, found, strict=True):
+        if kept is not None:
+            kind = "exact" if digest == digests[kept] else "near"
+            refused[name][number] = {"reason": f"{kind} duplicate", "of": [places[kept][0], ids[kept]]}
+    named = list(zip([name for name, _ in places], ids, strict=True))
+    counts = duplicates.report(found, digests, signatures, named).counts
+    return refused, [{"source": source, "of": of, **count} for (source, of), count in sorted(counts.items())]
+
+
+def _taken(column, numbers: list[int]) -> list:
+    return column.take(numpy.asarray(numbers, dtype=numpy.int64)).to_pylist()
