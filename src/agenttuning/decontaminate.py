@@ -63,10 +63,10 @@ def decontaminate(
     """
     import numpy
 
-    from agenttuning.chat import load_tokenizer
+    from agenttuning.chat import load_for
     from agenttuning.data.ngrams import Index, Texts, add
 
-    tokenizer = load_tokenizer(recipe.values["model_name_or_path"], recipe.values.get("model_revision"))
+    tokenizer = load_for(recipe)
     examples = [example for name in against for example in _examples(name, recipe, fields)]
     pieces = list(dict.fromkeys(text for example in examples for text in example.texts))
     texts = Texts.of(_ids(tokenizer, pieces))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning import environments, run_record
+from agenttuning.chat import fingerprint
 from agenttuning.errors import UserError
 from agenttuning.model_files import find_model, model_digest
 from agenttuning.scoring import intervals, scores
@@ -83,6 +84,7 @@ def _policy(path: Path, suite: Suite, recipe: Recipe) -> TransformersPolicy:
         max_new_tokens=decoding.max_new_tokens,
         temperature=decoding.temperature,
         system_prompt=recipe.mixture.system_prompt,
+        chat_format=recipe.mixture.chat_format,
     )
 
 
@@ -95,7 +97,7 @@ def _play(
 
     protocol = suite.protocol
     records = []
-    _put_aside(folder, _rules_digest(suite))
+    _put_aside(folder, _rules_digest(suite, policy))
     with EpisodeStore(folder) as store:
         for task in (environments.TASKS[name] for name in protocol.tasks if name in chosen):
             rules = protocol.rules(task.NAME)
@@ -114,15 +116,22 @@ def _put_aside(folder: Path, rules: str) -> None:
     if episodes.exists() and (not note.exists() or note.read_text().strip() != rules):
         number = next(n for n in range(1, 10_000) if not (folder / f"episodes.before-{n}.jsonl").exists())
         episodes.rename(folder / f"episodes.before-{number}.jsonl")
-        print(f"environments or protocol have changed: earlier episodes are now episodes.before-{number}.jsonl")
+        print(
+            "environments, protocol or chat format have changed: earlier episodes are now "
+            f"episodes.before-{number}.jsonl"
+        )
     note.write_text(rules + "\n")
 
 
-def _rules_digest(suite: Suite) -> str:
-    """sha256, in hex, of the protocol and of the code of the environments."""
+def _rules_digest(suite: Suite, policy: TransformersPolicy) -> str:
+    """sha256, in hex, of the protocol, of the code of the environments, and of how a conversation becomes ids."""
     code = sorted(Path(environments.__file__).parent.glob("*.py"))
-    parts = [repr(suite.protocol), *(path.read_text(encoding="utf-8") for path in code)]
+    parts = [repr(suite.protocol), *(path.read_text(encoding="utf-8") for path in code), _asked_with(policy)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _asked_with(policy: TransformersPolicy) -> str:
+    return json.dumps([fingerprint(policy.tokenizer), policy.system_prompt])
 
 
 def _general(
@@ -142,7 +151,7 @@ def _general(
     made_from = {
         name: hashlib.sha256(
             json.dumps(
-                [digest, repr(task), documents(name, task.n, task.seed), recipe.mixture.system_prompt]
+                [digest, repr(task), documents(name, task.n, task.seed), _asked_with(policy)]
                 + [(TASKS / f"mini_{name}.yaml").read_text(encoding="utf-8")]
             ).encode()
         ).hexdigest()

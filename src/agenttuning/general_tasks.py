@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from agenttuning.chat import encode, encode_prompt
+from agenttuning.chat import encode, encode_prompt, format_of
+from agenttuning.chat.template import controls, cut, shape_of
 from agenttuning.errors import UserError
 from agenttuning.miniature.lm_eval_docs import write_documents
 from agenttuning.recipe.schema import REPOSITORY
@@ -55,9 +56,10 @@ def run_general(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about command lines that nobody typed
     judge = _judge(model, tokenizer)
+    opening = shape_of(tokenizer).openings[1] if format_of(tokenizer) == "tokenizer" else None
     with tempfile.TemporaryDirectory(prefix="agenttuning-") as cache:
         for name, task in tasks.items():
-            _write_task(folder, name, task, cache)
+            _write_task(folder, name, task, cache, opening)
         try:
             results = lm_eval.simple_evaluate(
                 model=judge,
@@ -75,7 +77,7 @@ def run_general(
             ) from None
         finally:
             for name in tasks:  # the cache ends with this run
-                _write_task(folder, name, tasks[name], None)
+                _write_task(folder, name, tasks[name], None, opening)
     samples = {name: results["samples"][f"mini_{name}"] for name in tasks}
     for name in tasks:
         _write_samples(folder / f"{name}.samples.jsonl", samples[name], tasks[name].metric)
@@ -97,16 +99,33 @@ def _judge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
             return super().loglikelihood(requests, disable_tqdm or quiet)
 
         def generate_until(self, requests, disable_tqdm=False):
-            return super().generate_until(requests, disable_tqdm or quiet)
+            replies = super().generate_until(requests, disable_tqdm or quiet)
+            return [reply.removeprefix(opening) for reply in replies] if opening else replies
 
+    opening = _visible_opening(tokenizer)
     return Judge(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
 
 
-def _write_task(folder: Path, name: str, task: GeneralTask, cache: str | None) -> None:
-    """Documents of a task, and a task file that is the committed one with the documents' place filled in."""
+def _visible_opening(tokenizer: PreTrainedTokenizerFast) -> str:
+    """What lm-eval sees of the text that a template puts before an answer; the rest are special tokens."""
+    if format_of(tokenizer) != "tokenizer":
+        return ""
+    items = cut(shape_of(tokenizer).openings[1], tokenizer)
+    seen = [item for item in items if not controls([item], tokenizer)]
+    return "".join(item if isinstance(item, str) else tokenizer.convert_ids_to_tokens(item) for item in seen)
+
+
+def _write_task(folder: Path, name: str, task: GeneralTask, cache: str | None, opening: str | None = None) -> None:
+    """Documents of a task, and a task file that is the committed one with the documents' place filled in, and with the
+    `opening` that the model's own template puts before an answer in front of each choice (None: format llama2, whose
+    choices the committed file has).
+    """
     documents = write_documents(folder, name, task.n, task.seed)
     place = {"data_files": {"test": str(documents.resolve())}, **({"cache_dir": cache} if cache else {})}
     content = {"include": str(TASKS / f"mini_{name}.yaml"), "task": f"mini_{name}", "dataset_kwargs": place}
+    if opening is not None and task.metric == "acc":
+        text = json.dumps(opening)
+        content["doc_to_choice"] = f"[{{% for one in choices %}}{{{{ ({text} ~ one)|tojson }}}},{{% endfor %}}]"
     (folder / f"mini_{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
@@ -131,7 +150,14 @@ def check_sample(
         prompt = judge.tok_encode(context)
         if isinstance(continuation, str):
             prompt, scored = judge._encode_pair(context, continuation)  # how lm-eval joins the two
-            answer = [{"role": "assistant", "content": continuation.strip(), "loss": True}]
+            words = continuation
+            if format_of(tokenizer) == "tokenizer":
+                words = continuation.removeprefix(shape_of(tokenizer).openings[1])
+                # lm-eval moves white space at the end of a prompt to each choice, where it weighs on all the same
+                moved = wanted[len(prompt) :]
+                if prompt == wanted[: len(prompt)] and scored[: len(moved)] == moved:
+                    prompt, scored = wanted, scored[len(moved) :]
+            answer = [{"role": "assistant", "content": words.strip(), "loss": True}]
             trained = encode(messages + answer, tokenizer, "last", system_prompt).input_ids[len(wanted) :]
             if not scored or trained[: len(scored)] != scored:
                 raise UserError(

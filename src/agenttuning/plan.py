@@ -10,6 +10,7 @@ from typing import Any
 from agenttuning import model_size
 from agenttuning.errors import UserError
 from agenttuning.machine import GIB, Machine, detect
+from agenttuning.preflight import template_problem
 from agenttuning.recipe import Recipe
 from agenttuning.recipe.accelerate_config import checkpoints_activations, validate
 
@@ -117,9 +118,13 @@ def epochs(draws: float, share: float, rows: int | None) -> float | None:
 
 
 def make(recipe: Recipe, data_paths: dict[str, Path] | None = None, machine: Machine | None = None) -> Plan:
-    """Plan the recipe. Raises UserError when the batch does not divide or a file that it names is wrong."""
+    """Plan the recipe. Raises UserError when the batch does not divide, a file that it names is wrong, or its chat
+    format needs a template that the model does not have.
+    """
     values, launch = recipe.values, recipe.launch
     config = validate(recipe.accelerate_config)
+    if problem := template_problem(recipe):
+        raise UserError(f"{recipe.name}: {problem}")
     where = target(recipe, machine or detect(), single=config["distributed_type"] == "NO")
     architecture = model_size.find(values["model_name_or_path"])
     known = isinstance(architecture, model_size.Architecture)

@@ -4,6 +4,7 @@ Takes less than five seconds: every look at the network or at a driver is bounde
 """
 
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -65,6 +66,8 @@ def _wanted(recipe: Recipe, data_paths: dict[str, Path]) -> tuple[list[str], lis
     elif not (Path(model) / "config.json").is_file():
         make = "; `make base-tiny` makes it" if "tiny" in f"{model}{recipe.name}" else ""
         missing.append(f"model: the folder {model} holds no config.json{make}.")
+    if problem := template_problem(recipe):
+        missing.append(problem)
     cards, damaged = recipe.root / "data_cards", None
     for name in recipe.mixture.sources:
         card = load_card(name, cards)
@@ -80,6 +83,28 @@ def _wanted(recipe: Recipe, data_paths: dict[str, Path]) -> tuple[list[str], lis
             make = f"; `{card.made_by}` makes it" if card.made_by else ""
             missing.append(f"data: {name} is read from {card.path}, which does not exist{make}.")
     return missing + [damaged] * (damaged is not None), remote
+
+
+def template_problem(recipe: Recipe) -> str | None:
+    """Why the model has no chat template to follow, as far as a local folder or the cache can tell without a download;
+    None where there is nothing against it. What is not here yet is found out when its tokenizer is loaded.
+    """
+    model, revision = recipe.values["model_name_or_path"], recipe.values.get("model_revision") or "main"
+    folder = Path(model) if model_size.is_local(model) else snapshot("model", model, revision)
+    if recipe.mixture.chat_format != "tokenizer" or folder is None or not (folder / "tokenizer.json").is_file():
+        return None
+    if (folder / "chat_template.jinja").is_file():
+        return None
+    try:
+        stated = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        stated = None
+    if isinstance(stated, str) and stated.strip():
+        return None
+    return (
+        f"chat template: mixture.chat_format is tokenizer, and the tokenizer of {model} carries no chat template, so "
+        "there is no format to train in. Use an instruct model's tokenizer, or mixture.chat_format: llama2."
+    )
 
 
 def _hub(wanted: list[tuple[str, str, str]]) -> list[str]:
@@ -133,13 +158,18 @@ def find_token() -> str | None:
 
 def cached(kind: str, repository: str, revision: str) -> bool:
     """Whether huggingface_hub's cache holds a snapshot of this revision. It may still be incomplete."""
+    return snapshot(kind, repository, revision) is not None
+
+
+def snapshot(kind: str, repository: str, revision: str) -> Path | None:
+    """The folder of a revision in huggingface_hub's cache, which may still be incomplete; None without one."""
     hub = Path(os.environ.get("HF_HUB_CACHE", _hf_home() / "hub")).expanduser()
     folder = hub / f"{kind}s--{repository.replace('/', '--')}"
     commit = revision
     with contextlib.suppress(OSError):
         commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
-    snapshot = folder / "snapshots" / commit
-    return snapshot.is_dir() and any(snapshot.iterdir())
+    found = folder / "snapshots" / commit
+    return found if found.is_dir() and any(found.iterdir()) else None
 
 
 def reachable(address: str) -> bool:

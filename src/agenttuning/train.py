@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import checkpoints, launch, plan, run_record
-from agenttuning.chat import encode, load_tokenizer
+from agenttuning.chat import encode, load_for, load_tokenizer, template_record
 from agenttuning.data.prepare import Prepared, prepare
 from agenttuning.data.rows import trainable_rows
 from agenttuning.data.table import mixture_table
@@ -51,7 +51,7 @@ def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, re
 
     settings = trainer_settings(recipe)
     main = settings.process_index == 0
-    tokenizer = load_tokenizer(recipe.values["model_name_or_path"], recipe.values.get("model_revision"))
+    tokenizer = load_for(recipe)
     with settings.main_process_first(local=False):
         prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
         rows = trainable_rows(prepared, recipe)
@@ -272,5 +272,6 @@ def check_saved(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         absent.append("weights")
     if absent:
         raise UserError(f"{folder} was saved without {', '.join(absent)}; it cannot be used; a checkpoint still can")
-    if encode(PROBE, load_tokenizer(folder)) != encode(PROBE, tokenizer):
+    again = load_tokenizer(folder)
+    if encode(PROBE, again) != encode(PROBE, tokenizer) or template_record(again) != template_record(tokenizer):
         raise UserError(f"{folder}: its tokenizer gives other ids than the one trained with; do not use this model")

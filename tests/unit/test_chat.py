@@ -78,6 +78,26 @@ def test_agentinstruct_row_masks_the_acknowledgement(tokenizer, agent):
     assert text.count("«") == 2
 
 
+def test_the_conversations_of_the_parity_tests_hold_what_they_are_for():
+    """200 generated conversations; how many of them have each trait that an encoding could get wrong."""
+    conversations = [nasty_conversation(seed) for seed in range(200)]
+    users = [[m["content"] for m in messages if m["role"] == "user"] for messages in conversations]
+    answers = [[m["content"] for m in messages if m["role"] == "assistant"] for messages in conversations]
+    traits = {
+        "a literal </s> in an answer": sum(any("</s>" in text for text in texts) for texts in answers),
+        "a literal </s> of a user": sum(any("</s>" in text for text in texts) for texts in users),
+        "a literal [/INST] in an answer": sum(any("[/INST]" in text for text in texts) for texts in answers),
+        "a literal [/INST] of a user": sum(any("[/INST]" in text for text in texts) for texts in users),
+        "leading white space": sum(any(text != text.lstrip() for text in texts) for texts in users),
+        "letters beyond Latin-1": sum(any(ord(max(text)) > 255 for text in texts) for texts in answers),
+        "a system turn": sum(messages[0]["role"] == "system" for messages in conversations),
+        "none": sum(messages[0]["role"] != "system" for messages in conversations),
+        "a turn above 2,000 characters": sum(any(len(text) > 2000 for text in texts) for texts in answers),
+        "several exchanges": sum(len(texts) > 2 for texts in users),
+    }
+    assert min(traits.values()) >= 15, traits
+
+
 @pytest.mark.parametrize("loss", ["flags", "assistant", "last"])
 def test_parity_with_metas_dialog_encoding(tokenizer, loss):
     for seed in range(200):
@@ -91,6 +111,41 @@ def test_parity_with_metas_dialog_encoding(tokenizer, loss):
         encoded = chat.encode(messages, tokenizer, loss)
         assert (encoded.input_ids, encoded.labels) == meta_dialog(messages, tokenizer, trained), seed
         chat.verify(encoded, messages, tokenizer)
+
+
+def fastchat_prompt(system, turns):
+    """FastChat 0.2.31's `llama-2` conversation as text: its own tags and separators (" " and " </s><s>"), no stripping,
+    no first <s> (the tokenizer adds it), and an empty system message means no block."""
+    text = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n" if system else "[INST] "
+    for number, content in enumerate(turns):
+        tag, end = (("[INST]", " "), ("[/INST]", " </s><s>"))[number % 2]
+        text += f"{content} " if number == 0 else f"{tag} {content}{end}"
+    return text if len(turns) % 2 == 0 else f"{text}[/INST]"
+
+
+@pytest.mark.parametrize("own", [None, "", "You are a helpful, respectful and honest assistant."])
+def test_parity_with_fastchats_conversation_text(tokenizer, own):
+    """The differences: FastChat has no first <s> and a last one too many; it strips nothing (so the turns are stripped
+    here, as its AgentBench client does); and it leaves the block out for an empty system text, which Meta writes.
+    Under a block Meta strips block and first turn together, so white space at the start of that turn stays.
+    """
+    bytes_of = piece_bytes(tokenizer)
+    for seed in range(200):
+        messages = [turn for turn in nasty_conversation(seed) if turn["role"] != "system"]
+        turns = [turn["content"].strip() for turn in messages]
+        if own:
+            turns[0] = messages[0]["content"].rstrip()
+        for end in (len(turns), len(turns) - 1):
+            if end == len(turns):
+                ids = chat.encode(messages, tokenizer, system_prompt=own or None).input_ids
+            else:
+                ids = chat.encode_prompt(messages[:end], tokenizer, system_prompt=own or None)
+            text = b"".join(bytes_of[token] for token in ids).decode()
+            wanted = ("<s>" + fastchat_prompt(own, turns[:end])).removesuffix("<s>").replace("▁", " ")
+            # each exchange begins with the space that the tokenizer's normalizer puts there
+            assert text.replace("<s> [INST]", "<s>[INST]") == wanted.replace("<s> [INST]", "<s>[INST]"), seed
+    empty = chat.encode(messages, tokenizer, system_prompt="").input_ids
+    assert b"<<SYS>>\n\n<</SYS>>" in b"".join(bytes_of[token] for token in empty)
 
 
 def test_one_start_and_one_end_per_exchange_whatever_the_content(tokenizer):

@@ -16,6 +16,7 @@ from agenttuning.model_files import find_model, model_digest
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.scoring import scores
 from agenttuning.scoring.compare import compare
+from helpers.template_world import template_world
 from helpers.tiny_llama import save_tiny_llama
 
 TINY = REPOSITORY / "recipes/agentlm-tiny/sft.yaml"
@@ -132,7 +133,7 @@ def test_other_weights_are_judged_anew(run, models) -> None:
 
 def test_episodes_of_other_rules_are_put_aside(run, monkeypatch, capsys) -> None:
     judge(run, tasks=["shop"])
-    monkeypatch.setattr(module, "_rules_digest", lambda suite: "other rules")
+    monkeypatch.setattr(module, "_rules_digest", lambda *_: "other rules")
     judge(run, tasks=["shop"])
     folder = run.run_dir / "eval" / "tuned"
     assert len(read(folder / "episodes.jsonl")) == len(read(folder / "episodes.before-1.jsonl")) == 4
@@ -239,3 +240,25 @@ def test_the_suite_is_read_strictly(tmp_path) -> None:
         assert old in text
         with pytest.raises(UserError):
             load(lambda text, old=old, new=new: text.replace(old, new))
+
+
+def test_a_models_own_chat_format_is_judged_by(tmp_path, capsys) -> None:
+    """The recipe says how the base is asked; asked otherwise, earlier episodes and scores are no results."""
+    base = template_world(tmp_path / "w", "qwen3").parents[2] / "base"
+    settings = [f"model_name_or_path={base}", "mixture.chat_format=tokenizer"]
+
+    def ask(*more):
+        one = recipe.load(TINY, [*settings, *more], tmp_path / "run")
+        return judge(one, model=base, tasks=["shop", "knowledge"], agent_items=2)
+
+    first = ask("mixture.system_prompt=null")
+    assert ask("mixture.system_prompt=null")["tasks"] == first["tasks"]
+    assert "already judged" in capsys.readouterr().out
+    ask("mixture.system_prompt=Be brief.")
+    folder = tmp_path / "run/eval/base"
+    assert len(read(folder / "episodes.jsonl")) == len(read(folder / "episodes.before-1.jsonl")) == 2
+    assert "already judged" not in capsys.readouterr().out
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# the same text from another template #}")
+    ask("mixture.system_prompt=Be brief.")
+    assert (folder / "episodes.before-2.jsonl").exists()

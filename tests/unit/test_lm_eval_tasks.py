@@ -12,12 +12,14 @@ import yaml
 
 from agenttuning import general_tasks
 from agenttuning.chat import encode, load_tokenizer
+from agenttuning.chat.template import shape_of
 from agenttuning.errors import UserError
 from agenttuning.general_tasks import TASKS, check_sample, run_general, score
 from agenttuning.miniature import lm_eval_docs
 from agenttuning.miniature.general import SCORED
 from agenttuning.sandbox import SandboxError
 from agenttuning.suites import GeneralTask
+from helpers.template_world import template_world
 from helpers.tiny_llama import save_tiny_llama
 
 METRICS = {"knowledge": "acc", "arithmetic": "exact_match", "functions": "pass_at_1"}
@@ -218,3 +220,39 @@ def test_the_entry_of_a_task() -> None:
     entry = score([{"doc": {"id": str(k)}, "acc": float(k < 3)} for k in range(4)], GeneralTask(150, 0, "acc"))
     assert (entry["score"], entry["n"], entry["asked"], entry["statuses"]) == (75.0, 4, 150, {"right": 3, "wrong": 1})
     assert entry["interval"] == pytest.approx([30.06, 95.44], abs=0.01)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "default_system", "gptoss", "llama3_2"])
+def own(request, tmp_path_factory):
+    """A model with a chat template of its own: (model, tokenizer)."""
+    from transformers import AutoModelForCausalLM
+
+    base = template_world(tmp_path_factory.mktemp("own"), request.param).parents[2] / "base"
+    return AutoModelForCausalLM.from_pretrained(base), load_tokenizer(base, chat_format="tokenizer")
+
+
+def test_a_models_own_template_is_asked_as_it_is_trained(own, tmp_path, monkeypatch) -> None:
+    """run_general holds every prompt and choice against training's ids; the replies are read without the opening."""
+    model, tokenizer = own
+    found = run_general(model, tokenizer, tasks(4), tmp_path, None)
+    assert {name: entry["n"] for name, entry in found.items()} == dict.fromkeys(METRICS, 4)
+    opening = general_tasks._visible_opening(tokenizer)
+    docs = {doc["question"]: doc for name in METRICS for doc in lm_eval_docs.documents(name, 4, 0)}
+    from lm_eval.models.huggingface import HFLM
+
+    def says(self, requests, disable_tqdm=False):
+        return [opening + next(doc["answer"] for q, doc in docs.items() if q in one.args[0]) for one in requests]
+
+    monkeypatch.setattr(HFLM, "generate_until", says)
+    found = run_general(model, tokenizer, tasks(4, "arithmetic", "functions"), tmp_path / "told")
+    assert [entry["score"] for entry in found.values()] == [100.0, 100.0]
+
+
+def test_a_choice_without_the_templates_opening_is_refused(own, tmp_path, monkeypatch) -> None:
+    model, tokenizer = own
+    opening = shape_of(tokenizer).openings[1]
+    write = general_tasks._write_task
+    wrong = "" if opening else " "
+    monkeypatch.setattr(general_tasks, "_write_task", lambda *a: write(*a[:-1], wrong))
+    with pytest.raises(UserError, match="training has"):
+        run_general(model, tokenizer, tasks(4, "knowledge"), tmp_path)

@@ -18,7 +18,7 @@ from agenttuning.data import convert, pool, prepare, records
 from agenttuning.data.overlong import fit
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
-from helpers.conversations import agent_row, chat_row
+from helpers.conversations import agent_row, chat_row, nasty_conversation
 from helpers.llama_tokenizer import build_tokenizer
 from helpers.two_sources import RECIPE
 
@@ -371,6 +371,17 @@ def test_split_never_gains_or_repeats_supervision(tokenizer, loss, max_length):
         assert all(any(span == other for other in remaining) for span in after), "in order, each once"
 
 
+@pytest.mark.parametrize("system", [None, "", "You are a helpful, respectful and honest assistant."])
+def test_no_fragment_is_longer_than_max_length(tokenizer, system):
+    """White space at the start of a turn stays under a system block, so that the block's length is not the same for
+    every fragment: what does not fit is left out and counted, and never reaches packing, which would stop the run."""
+    for seed in range(120):
+        messages = nasty_conversation(seed)
+        whole = chat.encode(messages, tokenizer, "all", system)
+        pieces = fit(whole, messages, tokenizer, 60, "split_at_turn", system)
+        assert all(len(piece.input_ids) <= 60 for piece, _ in pieces), seed
+
+
 def test_split_gives_up_where_the_task_itself_does_not_fit(tokenizer):
     messages = convert.convert(agent_row(0, steps=5, words=40), "agentinstruct")["messages"]
     opening = len(chat.encode(messages[:4], tokenizer).input_ids)
@@ -421,7 +432,7 @@ def test_refusals(world, tokenizer):
 
 
 def test_a_wrong_mask_stops_the_build(world, tokenizer, monkeypatch):
-    genuine = records.encode_many
+    genuine = records.encode_each
 
     def too_wide(*arguments):
         result = []
@@ -434,7 +445,7 @@ def test_a_wrong_mask_stops_the_build(world, tokenizer, monkeypatch):
             )
         return result
 
-    monkeypatch.setattr(records, "encode_many", too_wide)
+    monkeypatch.setattr(records, "encode_each", too_wide)
     with pytest.raises(chat.MaskError, match="starts in the header"):
         build(world, tokenizer)
     assert not (world / "out" / "data").exists()

@@ -15,6 +15,7 @@ from helpers import two_sources
 from helpers.conversations import agent_row, chat_row
 from helpers.hub_double import TOKEN, hub_double
 from helpers.llama_tokenizer import build_tokenizer
+from helpers.template_tokenizer import OWN, write_tokenizer
 
 NAME = "someone/agent-data"
 RECIPE = two_sources.RECIPE + f"publish: {{{{hub_dataset_id: {NAME}}}}}\n"
@@ -317,3 +318,12 @@ def test_the_verb(world, hub, capsys):
     capsys.readouterr()
     assert cli.main(["push-data", "recipes/tiny", "publish.hub_dataset_id=x"]) == 2
     assert capsys.readouterr().err.startswith("agenttuning push-data: ")
+
+
+def test_the_card_names_the_models_own_template(world, hub):
+    write_tokenizer(world / "own", "chatml", OWN["dated"])
+    rows = "model_name_or_path=own", "mixture.chat_format=tokenizer", "mixture.max_overlong_loss=1", "max_length=400"
+    assert push(*rows, dry=True) is None
+    text = (world / "runs/tiny/sft/hub/data/README.md").read_text()
+    settings = json.loads((world / "runs/tiny/sft/data/mixture.json").read_text())["settings"]
+    assert f"own template, sha256 `{settings['template'][:16]}`, which prints the date 2024-07-26)" in text

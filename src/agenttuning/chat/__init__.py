@@ -1,7 +1,24 @@
 """The only place that turns turns into token ids and labels; training, evaluation and serving all come through here."""
 
-from agenttuning.chat.encode import IGNORE, LOSSES, Encoded, Span, encode, encode_many, encode_prompt
-from agenttuning.chat.tokenizer import load_tokenizer, save_tokenizer
+from agenttuning.chat.encode import (
+    IGNORE,
+    LOSSES,
+    Encoded,
+    Span,
+    decode_reply,
+    encode,
+    encode_each,
+    encode_many,
+    encode_prompt,
+)
+from agenttuning.chat.own_template import template_record
+from agenttuning.chat.tokenizer import (
+    fingerprint,
+    format_of,
+    load_for,
+    load_tokenizer,
+    save_tokenizer,
+)
 from agenttuning.chat.turns import MaskError, RowError, check_turns
 from agenttuning.chat.verify import verify
 
@@ -13,10 +30,16 @@ __all__ = [
     "RowError",
     "Span",
     "check_turns",
+    "decode_reply",
     "encode",
+    "encode_each",
     "encode_many",
     "encode_prompt",
+    "fingerprint",
+    "format_of",
+    "load_for",
     "load_tokenizer",
     "save_tokenizer",
+    "template_record",
     "verify",
 ]

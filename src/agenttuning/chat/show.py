@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.chat.encode import IGNORE
-from agenttuning.chat.tokenizer import load_tokenizer, piece_bytes
+from agenttuning.chat.tokenizer import load_for, piece_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -36,7 +36,7 @@ def show_cli(recipe: Recipe, data_paths: Mapping[str, str | Path], n: int) -> tu
     from agenttuning.data.prepare import prepare
     from agenttuning.data.table import mixture_table
 
-    tokenizer = load_tokenizer(recipe.values["model_name_or_path"], recipe.values.get("model_revision"))
+    tokenizer = load_for(recipe)
     prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
     rows = prepared.load()
     colour = wants_colour()

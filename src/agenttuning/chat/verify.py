@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agenttuning.chat.tokenizer import piece_bytes
+from agenttuning.chat.template import shape_of
+from agenttuning.chat.tokenizer import format_of, piece_bytes
 from agenttuning.chat.turns import MaskError
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ def verify(encoded: Encoded, messages: list[dict], tokenizer: PreTrainedTokenize
             f"{len(ids)} ids but {len(labels)} labels; every label would be trained against the wrong token"
         )
     runs = labelled_runs(labels)
+    own = format_of(tokenizer) == "tokenizer"
+    shape = shape_of(tokenizer) if own else None
+    seen = [shape.stop if own and (i, la) == (shape.past, shape.stop) else i for i, la in zip(ids, labels, strict=True)]
     for start, end in runs:
-        if labels[start:end] != ids[start:end]:
+        if labels[start:end] != seen[start:end]:
             raise MaskError(
                 f"the labels at tokens {start}-{end} are not the ids at those places; other text would be learned"
             )
@@ -39,10 +43,16 @@ def verify(encoded: Encoded, messages: list[dict], tokenizer: PreTrainedTokenize
     if encoded.loss == "all":
         _verify_all(ids, labels, tokenizer)
         return
+    if own:
+        ids = seen
     turns = _trained_turns(messages, encoded.loss)
     table = piece_bytes(tokenizer)
     for (start, end), turn in zip(runs, turns, strict=False):
         got = b"".join(map(table.__getitem__, ids[start:end]))
+        if own:
+            wanted = _wanted(got, messages, turn, tokenizer)
+            _compare(got, wanted, turn)
+            continue
         # Llama's vocabulary writes a space as "▁", so content with that very character decodes to a space.
         answer = messages[turn]["content"].strip().replace("▁", " ")
         _compare(got, f" {answer} ".encode() + table[tokenizer.eos_token_id], turn)
@@ -55,6 +65,19 @@ def verify(encoded: Encoded, messages: list[dict], tokenizer: PreTrainedTokenize
         raise MaskError(
             f"tokens {runs[len(turns)]} are supervised but belong to no trained turn; the mask runs past the turns"
         )
+
+
+def _wanted(got: bytes, messages: list[dict], turn: int, tokenizer: PreTrainedTokenizerFast) -> bytes:
+    """What the template may make of an answer: its opening, the words, white space at their ends kept or stripped, its
+    closing and the end token; the form that `got` has, or else the plainest."""
+    shape, text = shape_of(tokenizer), messages[turn]["content"]
+    opening = shape.openings[turn == len(messages) - 1]
+    openings = [opening, ""] if "</think>" in text else [opening]
+    forms = (text.strip(), text, text.lstrip(), text.rstrip(), text.lstrip("\n"), text.lstrip("\n").rstrip())
+    stop = piece_bytes(tokenizer)[shape.stop]
+    tail = shape.closings[turn == len(messages) - 1]
+    wanted = [(head + form + tail).encode() + stop for head in openings for form in forms]
+    return got if got in wanted else wanted[0]
 
 
 def labelled_runs(labels: list[int]) -> list[tuple[int, int]]:
@@ -99,7 +122,8 @@ def _compare(got: bytes, wanted: bytes, turn: int) -> None:
 
 def _verify_all(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerFast) -> None:
     for place, (token, label) in enumerate(zip(ids, labels, strict=True)):
-        if (label == -100) != (token == tokenizer.bos_token_id):
+        first = place == 0 or format_of(tokenizer) == "llama2"
+        if (label == -100) != (first and token == tokenizer.bos_token_id):
             raise MaskError(
                 f"loss is 'all' but token {place} (id {token}) has label {label}; all tokens but <s> must be learned"
             )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 POLICIES = ("drop", "truncate_end", "split_at_turn")
+PLAIN = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": True}]
 
 
 def fit(
@@ -39,7 +40,7 @@ def fit(
         pieces = _split(encoded, messages, tokenizer, max_length, system_prompt)
     else:
         pieces = []
-    return [piece for piece in pieces if piece[0].spans]
+    return [piece for piece in pieces if piece[0].spans and len(piece[0].input_ids) <= max_length]
 
 
 def supervised(encoded: Encoded) -> int:
@@ -65,8 +66,11 @@ def _split(
     exchanges = [
         (messages[turn], {**messages[turn + 1], "loss": turn + 1 in trained}) for turn in range(first, len(messages), 2)
     ]
-    lengths = [len(part.input_ids) for part in encode_many([list(pair) for pair in exchanges], tokenizer, "all")]
-    system_length = len(encode(_flat(system, exchanges[:1]), tokenizer, "all").input_ids) - lengths[0]
+    lengths = [len(part.input_ids) for part in encode_many([list(pair) for pair in exchanges], tokenizer)]
+    one, two = (len(encode(PLAIN * times, tokenizer).input_ids) for times in (1, 2))
+    once = 2 * one - two  # what a template writes once a conversation: each of `lengths` holds it
+    lengths = [length - once for length in lengths]
+    system_length = len(encode(_flat(system, exchanges[:1]), tokenizer).input_ids) - lengths[0]
     # Which turns to train was decided on the whole conversation; only `all` has no turns to choose.
     rule, opening = ("all", 0) if encoded.loss == "all" else ("flags", _opening(messages[first + 1 :: 2]))
     context = [(user, {**answer, "loss": False}) for user, answer in exchanges[:opening]]

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from agenttuning.chat import load_tokenizer
+from agenttuning.chat import fingerprint as tokenizer_fingerprint
+from agenttuning.chat import load_for, template_record
 from agenttuning.data import defects, quarantine
 from agenttuning.data.folders import alone_in, keyed, swap
 from agenttuning.data.lock import LOCK, pin
@@ -117,7 +118,7 @@ def prepare(
 
 def prepare_cli(recipe: Recipe, data_paths: Mapping[str, str | Path]) -> Prepared:
     """Prepare `recipe` into <run_dir>/data with the tokenizer of its model and print the realised mixture."""
-    tokenizer = load_tokenizer(recipe.values["model_name_or_path"], recipe.values.get("model_revision"))
+    tokenizer = load_for(recipe)
     prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
     rows = trainable_rows(prepared, recipe)
     print(mixture_table(prepared.mixture))
@@ -130,8 +131,6 @@ def prepare_cli(recipe: Recipe, data_paths: Mapping[str, str | Path]) -> Prepare
 
 def _settings(recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: dict) -> dict:
     """Everything the rows depend on. Steps and packing count only where the number of draws follows from them."""
-    special = [tokenizer.bos_token_id, tokenizer.eos_token_id]
-    text = tokenizer.backend_tokenizer.to_str() + json.dumps(special)
     length = {name: recipe.values.get(name) for name in ("max_steps", "packing")} | {
         "global_batch": recipe.launch.global_batch
     }
@@ -141,7 +140,8 @@ def _settings(recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: di
         "loss": recipe.loss,
         "max_length": recipe.values["max_length"],
         "length": length if recipe.mixture.draws is None else None,
-        "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        **template_record(tokenizer),
         "sources": {name: fingerprint(card, paths.get(name)) for name, card in sorted(cards.items())},
     }
 

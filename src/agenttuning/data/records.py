@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow
 
-from agenttuning.chat import Encoded, RowError, encode_many, verify
+from agenttuning.chat import Encoded, RowError, encode_each, verify
 from agenttuning.data import defects, duplicates
 from agenttuning.data.convert import convert
 from agenttuning.data.language import Language
@@ -129,9 +129,11 @@ def _judge(job: Job, foreign: Language | None, number: int, split: str, raw: obj
 
 def _encode(job: Job, kept: list[tuple[dict, list[dict]]], drawable: dict[str, list]) -> None:
     """Encode conversations, note in their records what came of it, and add their rows to `drawable`."""
-    encoded = encode_many([messages for _, messages in kept], job.tokenizer, job.rules.loss, job.rules.system_prompt)
+    encoded = encode_each([messages for _, messages in kept], job.tokenizer, job.rules.loss, job.rules.system_prompt)
     for (record, messages), whole in zip(kept, encoded, strict=True):
-        if whole.spans:
+        if isinstance(whole, RowError):  # the model's own template drops or rewrites what was said
+            record["quarantined"] = str(whole)
+        elif whole.spans:
             verify(whole, messages, job.tokenizer)
             _fit(job, record, messages, whole, drawable)
             _compare_by(job, record, messages)

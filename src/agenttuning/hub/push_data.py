@@ -39,12 +39,12 @@ def push_data(
     secrets.jsonl that a refusal writes) that you looked at and want to publish. Raises UserError for whatever keeps the
     data from being pushed, and what `data.prepare.prepare` raises.
     """
-    from agenttuning.chat import load_tokenizer
+    from agenttuning.chat import load_for
     from agenttuning.data.prepare import prepare
 
     cleared = _reviewed(reviewed)
     sources = _checked(recipe)
-    tokenizer = load_tokenizer(recipe.values["model_name_or_path"], recipe.values.get("model_revision"))
+    tokenizer = load_for(recipe)
     prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
     text = _searched(recipe, prepared, tokenizer, sources, set(data_paths), cleared)
     staged = folder.stage(prepared, text, recipe.run_dir / STAGED)

@@ -44,15 +44,20 @@ class TransformersPolicy:
         self.model, self.tokenizer = model, tokenizer
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.system_prompt, self.width = system_prompt, width
+        self.stop = {tokenizer.eos_token_id, *_own_stops(model, tokenizer)}
         self.context = context or model.config.max_position_embeddings
         self.counts: Counter[str] = Counter()
 
     def __call__(self, turns: list[Turn]) -> list[str | ContextLimit]:
         """One reply a turn, without the closing end-of-sequence token and with no other special token in it."""
-        from agenttuning.chat import encode_prompt
+        from agenttuning.chat import RowError, decode_reply, encode_prompt
         from agenttuning.policies.generate import generate
 
-        prompts = [encode_prompt(turn.messages, self.tokenizer, system_prompt=self.system_prompt) for turn in turns]
+        try:
+            prompts = [encode_prompt(turn.messages, self.tokenizer, system_prompt=self.system_prompt) for turn in turns]
+        except RowError as error:
+            # what a model wrote can make its template refuse: an error of that episode, which must not stop the others
+            raise ValueError(f"the conversation cannot be asked on: {error}") from error
         replies: list[str | ContextLimit] = [ContextLimit(len(prompt), self.context) for prompt in prompts]
         fits = [row for row, prompt in enumerate(prompts) if len(prompt) + self.max_new_tokens <= self.context]
         pad = self.tokenizer.pad_token_id
@@ -60,14 +65,14 @@ class TransformersPolicy:
             self.model,
             [prompts[row] for row in fits],
             max_new_tokens=self.max_new_tokens,
-            stop={self.tokenizer.eos_token_id},
+            stop=self.stop,
             pad=self.tokenizer.eos_token_id if pad is None else pad,  # masked, so any id does
             temperature=self.temperature,
             rngs=[turns[row].rng(self.seed) for row in fits],
             width=self.width,
         )
         for row, ids in zip(fits, found, strict=True):
-            replies[row] = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            replies[row] = decode_reply(ids, self.tokenizer)
         self.counts.update(
             replies=len(found),
             tokens=sum(map(len, found)),
@@ -76,12 +81,31 @@ class TransformersPolicy:
         return replies
 
 
+def _own_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Further end tokens of a model in its own format, where servers stop too (Llama 3's `<|eom_id|>`): those of its
+    generation_config. In format llama2 there is one end token, `</s>`.
+    """
+    from agenttuning.chat import format_of
+
+    ids = getattr(model.generation_config, "eos_token_id", None)
+    if format_of(tokenizer) != "tokenizer" or ids is None:
+        return []
+    return ids if isinstance(ids, list) else [ids]
+
+
 def load(
-    path: str | Path, *, revision: str | None = None, device: str | None = None, dtype: str = "auto", **settings
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    chat_format: str | None = None,
+    **settings,
 ) -> TransformersPolicy:
     """The policy of a checkpoint folder or Hub id; `settings` are those of TransformersPolicy.
 
-    `device` defaults to the first GPU, or the CPU. Remote code is never run and only safetensors are read.
+    `chat_format` is the recipe's; None means the one noted beside the weights. `device` defaults to the first GPU, or
+    the CPU. Remote code is never run and only safetensors are read.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -92,4 +116,4 @@ def load(
     model = AutoModelForCausalLM.from_pretrained(
         path, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
     ).to(device)
-    return TransformersPolicy(model, load_tokenizer(path, revision=revision), **settings)
+    return TransformersPolicy(model, load_tokenizer(path, revision, chat_format), **settings)

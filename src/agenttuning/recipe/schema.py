@@ -57,7 +57,7 @@ class Mixture:
     draws: int | None = None
     seed: int = 42
     system_prompt: str | None = None
-    chat_format: str = one_of("llama2", default="llama2")
+    chat_format: str = one_of("llama2", "tokenizer", default="llama2")
     overlong: str = one_of("drop", "truncate_end", "split_at_turn", default="drop")
     max_quarantined: float = 0.01
     max_overlong_loss: float = 0.2
