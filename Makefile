@@ -7,7 +7,7 @@
 ## make data-13b       draw, convert and tokenise its mixture
 ## make show-data-13b  print a few conversations with the trained tokens marked; a page of hundreds
 ## make push-data-13b  upload the built data with its card to the Hub (publish.hub_dataset_id); ARGS=--dry sends nothing
-## make decontaminate-13b  find test examples in the training data; ARGS='--against gsm8k=test.jsonl'
+## make decontaminate-13b  find test examples in the training data; ARGS='--against mmlu --against gsm8k=FILE'
 ## make train-13b      fine-tune; DRY=1 prints the plan and stops
 ## make eval-13b       play the tasks and take the general tests
 ## make compare-13b    its scores beside the published ones

@@ -80,8 +80,8 @@ def write_repository(root: Path, scale: float) -> int:
         card.mkdir(parents=True)
         format = "agentinstruct" if name == "agents" else "sharegpt"
         (card / "source.yaml").write_text(f"path: raw/{name}.jsonl\nformat: {format}\n")
-    rng = random.Random(1)
-    texts = [" ".join(rng.choices(words(random.Random(0)), k=400)) for _ in range(200)]
+    rng, vocabulary = random.Random(1), words(random.Random(0))
+    texts = [" ".join(rng.choices(vocabulary, k=400)) for _ in range(200)]
     save_tokenizer(build_tokenizer([f"[INST] {text} [/INST]" for text in texts], 32_000), root / "tokenizer")
     (root / "accelerate_configs").mkdir()
     (root / "accelerate_configs" / "cpu.yaml").write_text((ROOT / "accelerate_configs" / "cpu.yaml").read_text())

@@ -187,9 +187,17 @@ def _takes_model(parser: argparse.ArgumentParser) -> None:
 def _takes_against(parser: argparse.ArgumentParser) -> None:
     _takes_data(parser)
     parser.add_argument(
-        "--against", action="append", required=True, metavar="NAME=FILE", help="rows to compare with, or a suite's name"
+        "--against",
+        action="append",
+        required=True,
+        metavar="NAME[=PATH]",
+        help="a name in evaluation/contamination/ or evaluation/suites/, NAME=PATH for rows of your own, or all[=PATH]",
     )
-    parser.add_argument("--fields", default="", help="text fields of the rows, comma-separated (default: every string)")
+    parser.add_argument(
+        "--fields",
+        default="",
+        help="text fields of NAME=PATH, comma-separated (default: the name's, else every string)",
+    )
 
 
 def _takes_out(parser: argparse.ArgumentParser) -> None:

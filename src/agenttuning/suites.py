@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,23 @@ def load(path: str | Path) -> Suite:
     if twice or any(task.n < 1 for task in general.values()):
         raise UserError(f"{path}: names of general tasks must not be those of agent tasks, and n must be at least 1")
     return Suite(top.name, top.version, top.judges, protocol, general, path)
+
+
+def test_items(suite: Suite) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Every test item of a suite as (task, id, texts): what a model is shown first, and a general task's answer."""
+    from agenttuning.environments import TASKS
+    from agenttuning.miniature.lm_eval_docs import documents
+
+    for task, rules in suite.protocol.tasks.items():
+        for item in TASKS[task].items("test", rules.n, rules.seed):
+            environment = TASKS[task].Environment(item)
+            try:
+                yield task, item["id"], (environment.reset(),)
+            finally:
+                environment.close()
+    for task, rules in suite.general.items():
+        for document in documents(task, rules.n, rules.seed):
+            yield task, document["id"], (document["question"], document["answer"])
 
 
 def suite_for(recipe: Recipe, folder: Path = FOLDER) -> Suite:

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from agenttuning import cli
+from agenttuning.chat import load_tokenizer
+from agenttuning.chat.tokenizer import encode_texts
 from agenttuning.decontaminate import decontaminate
 from agenttuning.errors import UserError
 from helpers.tiny_run import tiny_recipe, tiny_world
@@ -57,10 +59,20 @@ def test_dirty_between_and_clean_examples_are_told_apart(world, tmp_path, capsys
     assert "quiz" in capsys.readouterr().out
 
 
-def test_a_turn_that_many_rows_share_is_compared_once(world, tmp_path):
-    path = rows(tmp_path / "a.jsonl", {"text": "nothing of it is there, nothing at all is there"})
-    training = decontaminate(tiny_recipe(world, tmp_path / "run"), [f"a={path}"])["training"]
-    assert training["conversations"] == 33 and training["different_turns"] < training["turns"]
+def test_chunks_change_nothing_and_every_token_counts(world, tmp_path, monkeypatch):
+    path = rows(tmp_path / "a.jsonl", {"text": LINE * 3}, {"text": "open drawer 1 then list the files " * 3})
+    whole = decontaminate(tiny_recipe(world, tmp_path / "run"), [f"a={path}"])
+    monkeypatch.setattr("agenttuning.decontaminate.CHUNK", 3)
+    assert decontaminate(tiny_recipe(world, tmp_path / "run"), [f"a={path}"]) == whole
+    tokenizer = load_tokenizer(world.parents[2] / "base")
+    raw = [json.loads(line) for file in (world.parents[2] / "raw").iterdir() for line in file.open()]
+    turns = [turn["value"] for row in raw for turn in row["conversations"]]
+    assert whole["training"] == {
+        "conversations": 33, "malformed": 0, "turns": len(turns),
+        "tokens": sum(map(len, encode_texts(tokenizer, turns))), "with_part_of_dirty": 1,
+    }  # fmt: skip
+    assert whole["with_part_of_dirty"] == [{"source": "chats", "id": "planted"}]
+    assert whole["check"]["suites"][0]["rows"] == 2 and whole["check"]["suites"][0]["files"].keys() == {"a.jsonl"}
 
 
 def test_terminal_escapes_are_spelt_in_the_report(world, tmp_path, capsys):
@@ -85,7 +97,7 @@ def test_our_own_suite_is_compared_by_its_name(world, tmp_path):
     ("content", "fields", "words"),
     [
         ('{"a": 1}\n', [], "holds no text"),
-        ('{"a": "x"}\n', ["b"], "row 0 has no field 'b'"),
+        ('{"a": "x"}\n', ["b"], "row a_0 has no field 'b'"),
         ('{"a": "x"\n', [], "line 1 is not valid JSON"),
         ("[1, 2]\n", ["a"], "has no field 'a'"),
     ],
@@ -98,10 +110,30 @@ def test_what_cannot_be_compared_is_no_clean_bill(world, tmp_path, content, fiel
 
 def test_an_unknown_suite_and_a_missing_file_are_named(world, tmp_path):
     recipe = tiny_recipe(world, tmp_path / "run")
-    with pytest.raises(UserError, match="no suite 'mmlu'.*miniature"):
-        decontaminate(recipe, ["mmlu"])
+    with pytest.raises(UserError, match="no suite 'mnlu'.*did you mean `mmlu`.*miniature"):
+        decontaminate(recipe, ["mnlu"])
     with pytest.raises(UserError, match="does not exist"):
         decontaminate(recipe, [f"mmlu={tmp_path / 'absent.jsonl'}"])
+
+
+def test_what_all_could_not_read_is_said_everywhere(world, tmp_path, capsys):
+    folder = tmp_path / "suites"
+    for place in ("data/dbbench", "data/knowledgegraph", "data/os_interaction/data/1"):
+        (folder / place).mkdir(parents=True)
+    rows(folder / "data/dbbench/standard.jsonl", {"description": LINE, "add_description": LINE})
+    (folder / "data/knowledgegraph/std.json").write_text(json.dumps([{"question": LINE}]))
+    (folder / "data/os_interaction/data/1/stock.json").write_text(json.dumps({"description": LINE}))
+    for name, row in (
+        ("mmlu", {"question": LINE, "choices": ["a", "b"]}), ("gsm8k", {"question": LINE, "answer": "1"}),
+        ("humaneval", {"prompt": LINE, "canonical_solution": "2"}), ("mt-bench", {"turns": [LINE, LINE]}),
+    ):  # fmt: skip
+        rows(folder / f"{name}.jsonl", row)
+    report = decontaminate(tiny_recipe(world, tmp_path / "run"), [f"all={folder}"])
+    assert report["suites"].keys() == {"mmlu", "gsm8k", "humaneval", "mt-bench", "db", "kg", "os"}
+    assert all(suite["dirty"] == 1 for suite in report["suites"].values())
+    assert report["not_compared"].keys() == {"alfworld", "webshop", "mind2web"}
+    shown = capsys.readouterr().out, (tmp_path / "run" / "contamination.md").read_text()
+    assert all(f"NOT compared: {name}" in text for text in shown for name in report["not_compared"])
 
 
 def test_the_verb(world, tmp_path, capsys):

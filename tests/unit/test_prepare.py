@@ -556,3 +556,37 @@ def test_duplicates_are_dropped_when_asked_within_and_between_sources(world, tok
     assert "chats: dropped 1 rows (near duplicate)" in capsys.readouterr().out
     strict = build(world, tokenizer, *room, "mixture.duplicates=near", "mixture.near_duplicate_threshold=1.0")
     assert strict.mixture["sources"]["chats"]["dropped"] == {"exact duplicate": 2}
+
+
+def test_conversations_that_make_a_test_example_dirty_are_dropped_when_asked(world, tokenizer, capsys):
+    rng = random.Random(1)
+    texts = [" ".join(f"{rng.randrange(10**5)}" for _ in range(30)) for _ in range(3)]
+    rows = unlike([chat_row(number, exchanges=2) for number in range(60)])
+    words = texts[0].split()
+    rows[5]["conversations"][0]["value"] += " " + " ".join(words[:17])  # the first example, in two halves
+    rows[8]["conversations"][1]["value"] += " " + " ".join(words[13:])
+    rows[9]["conversations"][2]["value"] += " " + " ".join(texts[1].split()[:12])  # less than 80 % of the second
+    write_jsonl(world / "raw" / "chats" / "train.jsonl", rows)
+    write_jsonl(world / "quiz.jsonl", [{"question": text} for text in texts])
+    room = ("max_length=3000", "mixture.draws=400")
+
+    def checked(drop):
+        return build(world, tokenizer, *room, f"mixture.decontaminate={{against: [quiz=quiz.jsonl], drop: {drop}}}")
+
+    assert build(world, tokenizer, *room).mixture["contamination"] is None
+    only_told = checked("nothing").mixture
+    found = {"examples": 3, "clean": 1, "between": 1, "dirty": 1, "too_short": 0}
+    assert only_told["contamination"] == {"quiz": found} and only_told["sources"]["chats"]["dropped"] == {}
+    prepared = checked("dirty")
+    assert prepared.mixture["contamination"] == {"quiz": found}
+    assert prepared.mixture["sources"]["chats"]["dropped"] == {"part of a dirty example": 2}
+    lines = [json.loads(line) for line in (prepared.path / "dropped.jsonl").open()]
+    assert [(line["id"], line["examples"]) for line in lines] == [(f"chat_{n}", ["quiz quiz_0"]) for n in (5, 8)]
+    assert not {"chat_5", "chat_8"} & set(prepared.load()["id"])
+    assert checked("dirty").reused
+    prepare.prepare_cli(load(world, *room, "mixture.decontaminate={against: [quiz=quiz.jsonl], drop: dirty}"), {})
+    said = capsys.readouterr().out
+    assert "quiz: 3 test examples in the conversations as read: 1 clean, 1 between, 1 dirty, 0 too short" in said
+    write_jsonl(world / "quiz.jsonl", [{"question": text} for text in texts[1:]])
+    changed = checked("dirty")
+    assert not changed.reused and changed.mixture["sources"]["chats"]["dropped"] == {}

@@ -12,7 +12,7 @@ from agenttuning import recipe
 from agenttuning.errors import UserError
 from agenttuning.recipe import keys
 from agenttuning.recipe.accelerate_config import FSDP1_ONLY, TOP, checkpoints_activations, validate
-from agenttuning.recipe.schema import REPOSITORY
+from agenttuning.recipe.schema import REPOSITORY, Decontaminate
 
 R13 = REPOSITORY / "recipes/agentlm-13b/sft.yaml"
 MINIMAL = {
@@ -104,6 +104,39 @@ def test_a_wrong_override_is_refused_with_the_way_out(override, words):
         recipe.load(R13, [override])
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"agianst": ["mmlu"], "drop": "dirty"}, "unknown key `agianst`.*did you mean `against`"),
+        ({"against": ["mmlu"]}, "`drop` is missing"),
+        ({"against": ["mmlu"], "drop": "all"}, "drop: 'all' is not one of dirty, nothing"),
+        ({"against": "mmlu", "drop": "dirty"}, "against: 'mmlu' is str; it must be list"),
+        ({"against": [], "drop": "dirty"}, "against is empty"),
+        ({"against": ["mmlu", 3], "drop": "dirty"}, "against holds 3"),
+        ({"against": ["mmlu="], "drop": "dirty"}, "against holds 'mmlu='"),
+        ({"against": ["mmlu", "mmlu"], "drop": "dirty"}, "names 'mmlu' twice"),
+        ("all", "must hold `key: value` lines; it holds 'all'"),
+    ],
+)
+def test_what_to_decontaminate_against_is_checked(write, content, words):
+    mixture = {**MINIMAL["mixture"], "decontaminate": content}
+    with pytest.raises(UserError, match=f"mixture.decontaminate.*{words}"):
+        recipe.load(write("x/sft.yaml", {**MINIMAL, "mixture": mixture}))
+
+
+def test_decontaminate_is_off_unless_said_and_survives_writing(tmp_path, write):
+    plain = recipe.load(write("x/sft.yaml", MINIMAL))
+    assert plain.mixture.decontaminate is None and recipe.load(R13).mixture.decontaminate is None
+    content = {"against": ["mmlu", "gsm8k=test.jsonl"], "drop": "dirty"}
+    said = recipe.load(
+        write("y/sft.yaml", {**MINIMAL, "mixture": {**MINIMAL["mixture"], "decontaminate": content}}),
+        ["mixture.decontaminate.drop=nothing"],
+    )
+    assert said.mixture.decontaminate == Decontaminate(["mmlu", "gsm8k=test.jsonl"], "nothing")
+    assert said.flat()["mixture.decontaminate.against"] == ["mmlu", "gsm8k=test.jsonl"]
+    assert recipe.load(said.write(tmp_path)).hash == said.hash != plain.hash
 
 
 def test_a_file_is_held_to_the_same_rules(write):

@@ -9,13 +9,14 @@ this rule. All tokens of such a span count, the differing ones too. No span cros
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy
 
 N, BUDGET = 10, 4
 BASE = numpy.uint64(0x9E3779B97F4A7C15)  # odd, so that every token moves all higher bits
+PAIRS = 1 << 21  # pairs of equal windows looked at in one go: a text of one repeated word has very many
 ROOM = 32  # entries of the first filter for each window, of which one is set: one in 32 others passes by chance
 
 
@@ -78,32 +79,45 @@ class Index:
         self.filter[hashes >> self.shift] = True
 
     def spans(self, trained: Texts) -> Spans:
-        """Every maximal run of equal tokens of at least N, with what may follow it by the rule, as one span each."""
-        tested, found = self._pairs(trained)
+        """Every maximal run of equal tokens of at least N, with what may follow it by the rule, as one span each. (A
+        run of which `PAIRS` cuts the pairs in two is there twice, the second time without its beginning.)
+        """
         ends = trained.ends()
+        parts = [self._spans(trained, ends, tested, found) for tested, found in self._pairs(trained)]
+        return Spans(*(numpy.concatenate([part[place] for part in parts]) for place in range(3)))
+
+    def _spans(
+        self, trained: Texts, ends: numpy.ndarray, tested: numpy.ndarray, found: numpy.ndarray
+    ) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
         # of a run of pairs on one diagonal only the first begins a span: those after it end where it ends
         width = numpy.int64(len(self.texts.tokens) + 1)
         keys = found * width + tested
         first = ~numpy.isin(keys - width - 1, keys)
         tested, found = tested[first], found[first]
         room = numpy.minimum(self.ends[tested] - tested, ends[found] - found)
-        return Spans(tested, found, self._extend(trained, tested, found, room))
+        return tested, found, self._extend(trained, tested, found, room)
 
-    def _pairs(self, trained: Texts) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Positions (tested, trained) of equal windows; a hash that is equal by chance is found out here."""
+    def _pairs(self, trained: Texts) -> Iterator[tuple[numpy.ndarray, numpy.ndarray]]:
+        """Positions (tested, trained) of equal windows, about `PAIRS` at a time; a hash that is equal by chance is
+        found out here.
+        """
         positions, hashes = trained.windows()
         passed = numpy.nonzero(self.filter[hashes >> self.shift])[0]
         positions, hashes = positions[passed], hashes[passed]
-        low = numpy.searchsorted(self.hashes, hashes, "left")
-        counts = numpy.searchsorted(self.hashes, hashes, "right") - low
-        found = numpy.repeat(positions, counts)
+        lows = numpy.searchsorted(self.hashes, hashes, "left")
+        counts = numpy.searchsorted(self.hashes, hashes, "right") - lows
         behind = numpy.cumsum(counts)
-        places = numpy.arange(len(found)) - numpy.repeat(behind - counts, counts) + numpy.repeat(low, counts)
-        tested = self.positions[places]
-        equal = numpy.ones(len(found), dtype=bool)
-        for offset in range(N):
-            equal &= self.texts.tokens[tested + offset] == trained.tokens[found + offset]
-        return tested[equal], found[equal]
+        cuts = numpy.searchsorted(behind, numpy.arange(PAIRS, behind[-1], PAIRS) if len(behind) else [])
+        for part in numpy.split(numpy.arange(len(counts)), cuts):
+            low, count = lows[part], counts[part]
+            found = numpy.repeat(positions[part], count)
+            end = numpy.cumsum(count)
+            places = numpy.arange(len(found)) + numpy.repeat(low - end + count, count)
+            tested = self.positions[places]
+            equal = numpy.ones(len(found), dtype=bool)
+            for offset in range(N):
+                equal &= self.texts.tokens[tested + offset] == trained.tokens[found + offset]
+            yield tested[equal], found[equal]
 
     def _extend(
         self, trained: Texts, tested: numpy.ndarray, found: numpy.ndarray, room: numpy.ndarray

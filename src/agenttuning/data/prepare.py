@@ -21,7 +21,10 @@ import numpy
 
 from agenttuning.chat import fingerprint as tokenizer_fingerprint
 from agenttuning.chat import load_for, template_record
+from agenttuning.chat.show import escape
 from agenttuning.data import defects, quarantine
+from agenttuning.data.against import read_against
+from agenttuning.data.contamination import KINDS, Check
 from agenttuning.data.folders import alone_in, keyed, swap
 from agenttuning.data.lock import LOCK, pin
 from agenttuning.data.rows import name_fingerprint, packing_line, trainable_rows
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
-    from agenttuning.data.pool import Read
+    from agenttuning.data.pool import Pool, Read
     from agenttuning.recipe import Recipe
 
 LAYOUT = 3  # raise when the rows made from the same inputs change
@@ -84,7 +87,10 @@ def prepare(
         name: pin(load_card(name, folder), paths.get(name), earlier.get(name, {}).get("commit"), folder / LOCK)
         for name in shares
     }
-    settings = _settings(recipe, tokenizer, cards, paths)
+    settings, against = _settings(recipe, tokenizer, cards, paths), None
+    if recipe.mixture.decontaminate is not None:
+        against = read_against(recipe.mixture.decontaminate.against)
+        settings["against"] = against.sources
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     ready = _reuse(out_dir, key)
     if ready is not None:
@@ -98,7 +104,11 @@ def prepare(
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir()
-            mixture = _build(recipe, tokenizer, cards, paths, shares, partial, pieces, settings)
+            check = Check(against.examples, tokenizer, against.sources) if against else None
+            read = _read(recipe, tokenizer, cards, paths, pieces, settings, check)
+            mixture = _build(recipe, read, shares, partial, check)
+            if against and against.missing:
+                mixture["not_compared"] = against.missing
             mixture |= {"key": key, "settings": settings}
             (partial / "mixture.json").write_text(
                 json.dumps(mixture, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -125,6 +135,11 @@ def prepare_cli(recipe: Recipe, data_paths: Mapping[str, str | Path]) -> Prepare
     print(packing_line(rows, recipe, prepared.mixture["tokens"]))
     if notes := defects.summary(prepared.mixture):
         print(notes)
+    for suite, found in (prepared.mixture["contamination"] or {}).items():
+        kinds = ", ".join(f"{found[kind]:,} {kind.replace('_', ' ')}" for kind in KINDS)
+        print(f"{escape(suite)}: {found['examples']:,} test examples in the conversations as read: {kinds}")
+    for suite in prepared.mixture.get("not_compared", ()):
+        print(f"not compared: {escape(str(suite))}")
     print(f"{'reused' if prepared.reused else 'written'}: {prepared.path}")
     return prepared
 
@@ -146,23 +161,14 @@ def _settings(recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: di
     }
 
 
-def _build(
-    recipe: Recipe, tokenizer, cards, paths: dict, shares: dict[str, float], folder: Path, pieces: Path, settings: dict
-) -> dict:
+def _build(recipe: Recipe, read: dict[str, Read], shares: dict[str, float], folder: Path, check: Check | None) -> dict:
     from datasets import concatenate_datasets, disable_progress_bars
 
     from agenttuning.data.mixture import realised
-    from agenttuning.data.pool import settle
-    from agenttuning.data.refusals import of_duplicates
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    read = _read(recipe, tokenizer, cards, paths, pieces, settings)
-    pools = {name: settle(source) for name, source in read.items()}
-    twice = None
-    if (rule := recipe.mixture.duplicates) != "keep":
-        refused, twice = of_duplicates(read, pools, rule, recipe.mixture.near_duplicate_threshold)
-        pools = {name: settle(source, refused[name]) for name, source in read.items()}
+    pools, found = _settled(recipe, read, check)
     order = _order(recipe, pools, shares)
     tables = [pools[name].dataset() for name in order.names]
     offsets = numpy.cumsum([0, *map(len, tables[:-1])])
@@ -176,11 +182,33 @@ def _build(
         quarantine.write(lists, folder / file)
     sources = realised(order, pools, shares)
     totals = {key: sum(source[key] for source in sources.values()) for key in ("draws", "tokens", "supervised_tokens")}
-    return {**totals, "sources": sources, "duplicates": twice}
+    return {**totals, "sources": sources, **found}
+
+
+def _settled(recipe: Recipe, read: dict[str, Read], check: Check | None) -> tuple[dict[str, Pool], dict]:
+    """The pools without contaminated conversations and duplicates, as far as the recipe asks, and what was found."""
+    from agenttuning.data.pool import settle
+    from agenttuning.data.refusals import of_contaminated, of_duplicates
+
+    mixture, found = recipe.mixture, {"contamination": None, "duplicates": None}
+    pools, refused = {name: settle(source) for name, source in read.items()}, {name: {} for name in read}
+    if check is not None:
+        refused, found["contamination"] = of_contaminated(read, pools, check, mixture.decontaminate.drop == "dirty")
+        pools = {name: settle(source, refused[name]) for name, source in read.items()}
+    if mixture.duplicates != "keep":
+        twice, found["duplicates"] = of_duplicates(read, pools, mixture.duplicates, mixture.near_duplicate_threshold)
+        pools = {name: settle(source, refused[name] | twice[name]) for name, source in read.items()}
+    return pools, found
 
 
 def _read(
-    recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: dict, pieces: Path, settings: dict
+    recipe: Recipe,
+    tokenizer,
+    cards: dict[str, SourceCard],
+    paths: dict,
+    pieces: Path,
+    settings: dict,
+    check: Check | None,
 ) -> dict[str, Read]:
     """Every source in pieces below `pieces`. A piece does not depend on seed, shares or steps, so that a build started
     again with others goes on from it too.
@@ -204,9 +232,9 @@ def _read(
         splits = frozenset(source.splits) if source.splits else None
         made_of = [settings["layout"], settings["tokenizer"], settings["sources"][name], recipe.loss, source.defects]
         made_of += [rules.max_length, rules.overlong, rules.system_prompt, sorted(splits or [])]
-        made_of += [PIECE, PIECE_CHARACTERS, mixture.duplicates]
+        made_of += [PIECE, PIECE_CHARACTERS, mixture.duplicates, check and check.identity()]
         folder = keyed(pieces / name, hashlib.sha256(json.dumps(made_of).encode()).hexdigest())
-        job = Job(card, tokenizer, rules, folder, splits, source.defects == "drop", mixture.duplicates)
+        job = Job(card, tokenizer, rules, folder, splits, source.defects == "drop", mixture.duplicates, check)
         found[name] = read_source(job, paths.get(name), processes)
     return found
 

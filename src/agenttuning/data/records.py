@@ -22,6 +22,8 @@ from agenttuning.data.sources import SourceCard
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from agenttuning.data.contamination import Check
+
 BATCH = 64  # conversations per tokenizer call, so that a worker holds little
 _text, _counts = pyarrow.string(), pyarrow.list_(pyarrow.int32())
 
@@ -30,7 +32,8 @@ ROWS = pyarrow.schema([("input_ids", _counts), ("labels", _counts), ("source", _
 
 # One for each raw row. converted: it was well-formed, so its id is known; quarantined, dropped: the reason, or null.
 # rows: how many can be drawn, and of each its tokens (lengths) and supervised tokens; supervised_read: those of the
-# whole conversation; bos: `<s>` among the rows' tokens; digest, signature: data/duplicates.py, where it is asked for.
+# whole conversation; bos: `<s>` among the rows' tokens; digest, signature: data/duplicates.py, and
+# spans: data/contamination.py (begin, end, begin, end, ...), where they are asked for.
 RECORDS = pyarrow.schema(
     [
         ("id", _text),
@@ -47,6 +50,7 @@ RECORDS = pyarrow.schema(
         ("overlong", pyarrow.bool_()),
         ("digest", pyarrow.binary()),
         ("signature", pyarrow.binary()),
+        ("spans", pyarrow.list_(pyarrow.int64())),
     ]
 )
 
@@ -74,6 +78,7 @@ class Job:
     splits: frozenset[str] | None = None
     drop_defects: bool = False
     duplicates: str = "keep"
+    check: Check | None = None
 
 
 def work(
@@ -102,6 +107,7 @@ def _judge(job: Job, foreign: Language | None, number: int, split: str, raw: obj
     record |= {
         "digest": None,
         "signature": None,
+        "spans": None,
         "rows": 0,
         "lengths": [],
         "supervised": [],
@@ -146,6 +152,8 @@ def _compare_by(job: Job, record: dict, messages: list[dict]) -> None:
         record["digest"] = duplicates.digest(messages)
     if job.duplicates == "near":
         record["signature"] = duplicates.signature(messages).tobytes()
+    if job.check is not None:
+        record["spans"] = [place for span in job.check.spans([messages])[0] for place in span]
 
 
 def _fit(job: Job, record: dict, messages: list[dict], whole: Encoded, drawable: dict[str, list]) -> None:

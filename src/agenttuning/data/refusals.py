@@ -1,4 +1,4 @@
-"""What cannot be said of a row alone: conversations that other conversations of the mixture make superfluous.
+"""What cannot be said of a row alone: conversations that are there twice, and those that hold test examples.
 
 The sources are walked in the order of their names, and of equal conversations the first one stays.
 """
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy
 
 from agenttuning.data import duplicates
+from agenttuning.data.contamination import KINDS, judge
 
 if TYPE_CHECKING:
+    from agenttuning.data.contamination import Check
     from agenttuning.data.pool import Pool, Read
 
 Refusals = dict[str, dict[int, dict]]  # {source: {number of the raw row: its reason, and what else is to be told}}
@@ -42,6 +44,28 @@ def of_duplicates(
     named = list(zip([name for name, _ in places], ids, strict=True))
     counts = duplicates.report(found, digests, signatures, named).counts
     return refused, [{"source": source, "of": of, **count} for (source, of), count in sorted(counts.items())]
+
+
+def of_contaminated(
+    sources: Mapping[str, Read], pools: Mapping[str, Pool], check: Check, drop: bool
+) -> tuple[Refusals, dict[str, dict]]:
+    """The conversations that hold a part of a dirty example (none unless `drop`), and for each suite how many of its
+    examples are of which kind before anything is dropped.
+    """
+    places = [(name, number) for name in sorted(pools) for number in pools[name].numbers]
+    flat = [one for name in sorted(pools) for one in _taken(sources[name].records["spans"], pools[name].numbers)]
+    verdict = judge(check, [list(zip(one[::2], one[1::2], strict=True)) for one in flat])
+    refused: Refusals = {name: {} for name in pools}
+    for (name, number), examples in zip(places, verdict.rows, strict=True):
+        if examples and drop:
+            held = [f"{check.examples[one].suite} {check.examples[one].id}" for one in examples]
+            refused[name][number] = {"reason": "part of a dirty example", "examples": held}
+    counts: dict[str, dict] = {}
+    for example, kind in zip(check.examples, verdict.kinds, strict=True):
+        counts.setdefault(example.suite, {"examples": 0, **dict.fromkeys(KINDS, 0)})
+        counts[example.suite]["examples"] += 1
+        counts[example.suite][kind] += 1
+    return refused, counts
 
 
 def _taken(column, numbers: list[int]) -> list:

@@ -42,6 +42,18 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Decontaminate:
+    """What the training data is compared with (words of `decontaminate --against`), and what is done about it.
+
+    drop: `dirty` leaves out every conversation that holds a part of a dirty example, so that none is dirty; `nothing`
+    only reports.
+    """
+
+    against: list
+    drop: str = one_of("dirty", "nothing")
+
+
+@dataclass(frozen=True)
 class Mixture:
     """What is drawn from which folder of data_cards/, and what happens to rows that do not fit.
 
@@ -51,6 +63,7 @@ class Mixture:
     duplicates: whether conversations that stand in the sources twice are kept, or all but the first dropped where they
     are `exact`ly the same, or also where they are `near`: alike by near_duplicate_threshold, in (0, 1]
     (data/duplicates.py).
+    decontaminate: None, as in the paper, which measured the overlap and dropped nothing.
     """
 
     sources: dict[str, Source]
@@ -63,6 +76,7 @@ class Mixture:
     max_overlong_loss: float = 0.2
     duplicates: str = one_of("keep", "exact", "near", default="keep")
     near_duplicate_threshold: float = 0.8
+    decontaminate: Decontaminate | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,8 @@ def _checked(value: Any, annotation: Any, entry: Any, where: str) -> Any:
         if not isinstance(value, dict) or not value:
             raise UserError(f"{place} must name at least one folder of data_cards/ with its share; it holds {value!r}.")
         return {name: build(Source, source, f"{place}.{name}") for name, source in value.items()}
+    if annotation == Decontaminate | None:
+        return None if value is None else build(Decontaminate, value, place)
     kinds = kinds_of(annotation)
     if not accepts(kinds, value):
         raise UserError(f"{place}: {value!r} is {kind_of(value)}; it must be {' or '.join(sorted(kinds))}.")
@@ -233,6 +249,20 @@ def _check_splits(place: str, splits: dict | None) -> None:
         )
 
 
+def _check_against(place: str, decontaminate: Decontaminate | None) -> None:
+    if decontaminate is None:
+        return
+    words = decontaminate.against
+    if not words:
+        raise UserError(f"{place} is empty; nothing would be compared. Name a suite, or write `decontaminate: null`.")
+    for word in words:
+        name, equals, path = word.partition("=") if isinstance(word, str) else ("", "", "")
+        if not name.strip() or (equals and not path.strip()):
+            raise UserError(f"{place} holds {word!r}; it would name nothing. Write a suite's name, or NAME=FILE.")
+    if len(set(words)) < len(words):
+        raise UserError(f"{place} names {max(words, key=words.count)!r} twice; its examples would count double.")
+
+
 def check_blocks(mixture: Mixture, loss: Any, launch: Launch, where: str) -> None:
     """Rules that types cannot say: ranges, and shares that sum to 1. Raises UserError."""
     if loss not in LOSSES:
@@ -241,6 +271,7 @@ def check_blocks(mixture: Mixture, loss: Any, launch: Launch, where: str) -> Non
         if not 0 < source.share <= 1:
             raise UserError(f"{where}: mixture.sources.{name}.share is {source.share}; shares lie in (0, 1].")
         _check_splits(f"{where}: mixture.sources.{name}.splits", source.splits)
+    _check_against(f"{where}: mixture.decontaminate.against", mixture.decontaminate)
     total = sum(source.share for source in mixture.sources.values())
     if abs(total - 1) > 1e-6:
         raise UserError(
