@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from agenttuning.chat import load_tokenizer
+from agenttuning.chat import words as chat_words
+from agenttuning.chat.tokenizer import encode_texts
 from agenttuning.data import pieces
 from agenttuning.data.folders import alone_in, swap
 from agenttuning.data.prepare import prepare, prepare_cli
@@ -81,6 +83,17 @@ def test_workers_do_the_work(world, tmp_path, monkeypatch):
     assert calls == [], "pieces were made in this process"
     build(world, tmp_path / "one", "dataset_num_proc=1")
     assert len(calls) == 8
+
+
+def test_workers_encode_whole_texts_where_words_are_not_sure(world, tmp_path, monkeypatch):
+    """The library's threads, used before the fork, do not survive it; a worker that waited for them would never end."""
+    whole = content(build(world, tmp_path / "words").path)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    monkeypatch.setattr(chat_words, "of", lambda backend: None)
+    tokenizer = load_tokenizer(tiny_recipe(world, tmp_path / "x").values["model_name_or_path"])
+    encode_texts(tokenizer, ["a text for each thread"] * 64)
+    recipe = tiny_recipe(world, tmp_path / "run", DRAWS, "dataset_num_proc=2")
+    assert content(prepare(recipe, tokenizer, recipe.run_dir / "data").path) == whole
 
 
 def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(world, tmp_path, monkeypatch):
