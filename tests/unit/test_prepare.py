@@ -584,6 +584,8 @@ def test_conversations_that_make_a_test_example_dirty_are_dropped_when_asked(wor
     assert [(line["id"], line["examples"]) for line in lines] == [(f"chat_{n}", ["quiz quiz_0"]) for n in (5, 8)]
     assert not {"chat_5", "chat_8"} & set(prepared.load()["id"])
     assert checked("dirty").reused
+    assert "quiz.jsonl=" not in json.dumps(prepared.mixture) and "quiz=quiz" not in json.dumps(prepared.mixture)
+    assert prepared.mixture["settings"]["mixture"]["decontaminate"]["against"] == ["quiz"]
     prepare.prepare_cli(load(world, *room, "mixture.decontaminate={against: [quiz=quiz.jsonl], drop: dirty}"), {})
     said = capsys.readouterr().out
     assert "quiz: 3 test examples in the conversations as read: 1 clean, 1 between, 1 dirty, 0 too short" in said

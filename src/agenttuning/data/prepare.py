@@ -149,9 +149,12 @@ def _settings(recipe: Recipe, tokenizer, cards: dict[str, SourceCard], paths: di
     length = {name: recipe.values.get(name) for name in ("max_steps", "packing")} | {
         "global_batch": recipe.launch.global_batch
     }
+    mixture = asdict(recipe.mixture)
+    if mixture["decontaminate"]:  # NAME=PATH: the content counts (`against`), and a path is nobody's business
+        mixture["decontaminate"]["against"] = [word.partition("=")[0] for word in recipe.mixture.decontaminate.against]
     return {
         "layout": LAYOUT,
-        "mixture": asdict(recipe.mixture),
+        "mixture": mixture,
         "loss": recipe.loss,
         "max_length": recipe.values["max_length"],
         "length": length if recipe.mixture.draws is None else None,
