@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from agenttuning.data.pool import Pool, Read
     from agenttuning.recipe import Recipe
 
+MOST_PROCESSES = 16  # unless dataset_num_proc says more: one process reads for all, and each holds some 300 MB
 LAYOUT = 3  # raise when the rows made from the same inputs change
 
 
@@ -220,7 +221,8 @@ def _read(
     from agenttuning.data.pool import read_source
     from agenttuning.data.records import Job, Rules
 
-    mixture, processes = recipe.mixture, recipe.values.get("dataset_num_proc") or usable_cores()
+    mixture = recipe.mixture
+    processes = recipe.values.get("dataset_num_proc") or min(usable_cores(), MOST_PROCESSES)
     rules = Rules(
         recipe.loss,
         recipe.values["max_length"],
