@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttuning.data import duplicates, minhash
-from agenttuning.data.duplicates import digest, find, report, signature
+from agenttuning.data.duplicates import digest, find, signature
 from agenttuning.data.minhash import NUM_PERM, SHINGLE, VIEWS, agreeing
 
 ROWS = Path(__file__).resolve().parents[3] / "shared" / "data" / "agentinstruct_sample"
@@ -317,30 +317,6 @@ def test_a_threshold_outside_is_refused(threshold):
 def test_other_lengths_are_refused():
     with pytest.raises(ValueError, match="2 digests"):
         find([b"a", b"b"], numpy.zeros((1, VIEWS * NUM_PERM), numpy.uint32), 0.8)
-
-
-# report
-
-
-def test_the_report_counts_within_and_between_sources():
-    rng = random.Random(5)
-    text = prose(rng, 400)
-    first, other = chat(" ".join(text), " ".join(text)), chat("An entirely other conversation than this one.", "Yes.")
-    near = chat(" ".join([*text, "more"]), " ".join(text))
-    rows = [first, other, *[first] * 31, near, other]
-    places = [("a" if number < 33 else "b", str(number)) for number in range(35)]
-    digests, signatures = both(rows)
-    answer = find(digests, signatures, 0.8)
-    said = report(answer, digests, signatures, places)
-    assert said.counts == {("a", "a"): {"exact": 31, "near": 0}, ("b", "a"): {"exact": 1, "near": 1}}
-    assert sum(sum(kinds.values()) for kinds in said.counts.values()) == sum(one is not None for one in answer)
-    assert len(said.examples) == 20
-    assert said.examples[0] == {"source": "a", "id": "2", "kept_source": "a", "kept_id": "0", "kind": "exact"}
-    near_one, exact_one = said.examples[-2:]  # rare kinds are shown although 31 of another come before
-    assert near_one.pop("similarity") > 0.9 and exact_one["id"] == "34"
-    assert near_one == {"source": "b", "id": "33", "kept_source": "a", "kept_id": "0", "kind": "near"}
-    assert report(find(digests, None, 0.8), digests, None, places).counts["b", "a"] == {"exact": 1, "near": 0}
-    assert report([None], [b""], None, [("a", "0")]).counts == {}
 
 
 @pytest.mark.skipif(not ROWS.is_dir(), reason="no agentinstruct_sample folder beside the repository")

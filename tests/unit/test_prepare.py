@@ -544,6 +544,7 @@ def test_duplicates_are_dropped_when_asked_within_and_between_sources(world, tok
     ]
     near = build(world, tokenizer, *room, "mixture.duplicates=near")
     assert near.mixture["sources"]["chats"]["dropped"] == {"exact duplicate": 2, "near duplicate": 1}
+    assert near.mixture["duplicates"][1] == {"source": "chats", "of": "chats", "exact": 1, "near": 1}
     lines = [json.loads(line) for line in (near.path / "dropped.jsonl").open()]
     assert [(line["id"], line["reason"], line["of"]) for line in lines] == [
         ("again", "exact duplicate", ["chats", "chat_3"]),
@@ -558,7 +559,7 @@ def test_duplicates_are_dropped_when_asked_within_and_between_sources(world, tok
     assert strict.mixture["sources"]["chats"]["dropped"] == {"exact duplicate": 2}
 
 
-def test_conversations_that_make_a_test_example_dirty_are_dropped_when_asked(world, tokenizer, capsys):
+def test_conversations_that_make_a_test_example_dirty_are_dropped_when_asked(world, tokenizer, capsys, monkeypatch):
     rng = random.Random(1)
     texts = [" ".join(f"{rng.randrange(10**5)}" for _ in range(30)) for _ in range(3)]
     rows = unlike([chat_row(number, exchanges=2) for number in range(60)])
@@ -589,6 +590,12 @@ def test_conversations_that_make_a_test_example_dirty_are_dropped_when_asked(wor
     prepare.prepare_cli(load(world, *room, "mixture.decontaminate={against: [quiz=quiz.jsonl], drop: dirty}"), {})
     said = capsys.readouterr().out
     assert "quiz: 3 test examples in the conversations as read: 1 clean, 1 between, 1 dirty, 0 too short" in said
+    genuine = prepare.read_against
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "read_against", lambda words: replace(genuine(words), missing={"alfworld": "export it"}))
+        write_jsonl(world / "quiz.jsonl", [{"question": text} for text in texts[:2]])
+        prepare.prepare_cli(load(world, *room, "mixture.decontaminate={against: [quiz=quiz.jsonl], drop: dirty}"), {})
+    assert "alfworld: NOT compared; export it" in capsys.readouterr().out
     write_jsonl(world / "quiz.jsonl", [{"question": text} for text in texts[1:]])
     changed = checked("dirty")
     assert not changed.reused and changed.mixture["sources"]["chats"]["dropped"] == {}

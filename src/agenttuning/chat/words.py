@@ -1,4 +1,4 @@
-"""Llama's BPE word by word, with the words remembered: the ids of tokenizers' own encoding at four times its speed.
+"""Llama's BPE word by word, with the words remembered: the ids of tokenizers' own encoding, and sooner.
 
 Llama's tokenizer does not cut text into words, it merges over the whole of it. Yet no piece of its vocabulary goes on
 from another character into "▁" (its space), so no merge ever crosses the end of a word, and what stands before does not

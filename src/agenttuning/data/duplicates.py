@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy
 
 from agenttuning.data.minhash import BASE, EMPTY, NUM_PERM, VIEWS, agreeing, signature, words
 
-__all__ = ["NUM_PERM", "VIEWS", "Report", "digest", "find", "report", "signature"]
-EXAMPLES = 20  # pairs that a report shows
+__all__ = ["NUM_PERM", "VIEWS", "digest", "find", "signature"]
 
 
 def digest(messages: list[dict]) -> bytes:
@@ -126,41 +123,3 @@ class _Bands:
             return None
         equal = agreeing(self.signatures[rows], self.signatures[row])
         return int(rows[equal.argmax()]) if equal.max() >= self.needed else None
-
-
-@dataclass(frozen=True)
-class Report:
-    """counts: {(source of the dropped row, source of the kept one): {"exact": n, "near": n}}, without empty pairs of
-    sources. examples: up to EXAMPLES mappings with source, id, kept_source, kept_id, kind and, of near ones,
-    similarity.
-    """
-
-    counts: dict[tuple[str, str], dict[str, int]]
-    examples: list[dict]
-
-
-def report(
-    found: Sequence[int | None],
-    digests: Sequence[bytes],
-    signatures: numpy.ndarray | None,
-    places: Sequence[tuple[str, str]],
-) -> Report:
-    """Count what `find` found. places: (source, id) of each row. Examples are the first of every pair of sources and
-    kind, then the second of each, and so on, in the order of the rows.
-    """
-    seen: Counter = Counter()
-    ranked = []
-    for row, kept in enumerate(found):
-        if kept is None:
-            continue
-        kind = "exact" if digests[row] == digests[kept] else "near"
-        (source, name), (kept_source, kept_name) = places[row], places[kept]
-        pair = {"source": source, "id": name, "kept_source": kept_source, "kept_id": kept_name, "kind": kind}
-        if kind == "near":
-            pair["similarity"] = round(int(agreeing(signatures[kept], signatures[row])[0]) / NUM_PERM, 3)
-        ranked.append((seen[source, kept_source, kind], row, pair))
-        seen[source, kept_source, kind] += 1
-    shown = sorted(sorted(ranked, key=lambda one: one[:2])[:EXAMPLES], key=lambda one: one[1])
-    pairs = dict.fromkeys((source, kept_source) for source, kept_source, _ in seen)
-    counts = {pair: {kind: seen[(*pair, kind)] for kind in ("exact", "near")} for pair in pairs}
-    return Report(counts, [pair for _, _, pair in shown])

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from agenttuning.data.pool import Pool, Read
     from agenttuning.recipe import Recipe
 
-MOST_PROCESSES = 16  # unless dataset_num_proc says more: one process reads for all, and each holds some 300 MB
+MOST_PROCESSES = 16  # unless dataset_num_proc says more: one process reads for all, and each holds some 400 MB
 LAYOUT = 3  # raise when the rows made from the same inputs change
 
 
@@ -108,9 +108,7 @@ def prepare(
             check = Check(against.examples, tokenizer, against.sources) if against else None
             read = _read(recipe, tokenizer, cards, paths, pieces, settings, check)
             mixture = _build(recipe, read, shares, partial, check)
-            if against and against.missing:
-                mixture["not_compared"] = against.missing
-            mixture |= {"key": key, "settings": settings}
+            mixture |= {"not_compared": against.missing if against else {}, "key": key, "settings": settings}
             (partial / "mixture.json").write_text(
                 json.dumps(mixture, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             )
@@ -139,8 +137,8 @@ def prepare_cli(recipe: Recipe, data_paths: Mapping[str, str | Path]) -> Prepare
     for suite, found in (prepared.mixture["contamination"] or {}).items():
         kinds = ", ".join(f"{found[kind]:,} {kind.replace('_', ' ')}" for kind in KINDS)
         print(f"{escape(suite)}: {found['examples']:,} test examples in the conversations as read: {kinds}")
-    for suite in prepared.mixture.get("not_compared", ()):
-        print(f"not compared: {escape(str(suite))}")
+    for suite, how in prepared.mixture["not_compared"].items():
+        print(f"{escape(suite)}: NOT compared; {escape(how)}")
     print(f"{'reused' if prepared.reused else 'written'}: {prepared.path}")
     return prepared
 

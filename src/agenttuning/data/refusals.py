@@ -37,12 +37,12 @@ def of_duplicates(
         signatures = numpy.frombuffer(b"".join(sketches), dtype=numpy.uint32).reshape(-1, width)
     found = duplicates.find(digests, signatures, threshold)
     refused: Refusals = {name: {} for name in pools}
+    counts: dict[tuple[str, str], dict[str, int]] = {}
     for (name, number), digest, kept in zip(places, digests, found, strict=True):
         if kept is not None:
-            kind = "exact" if digest == digests[kept] else "near"
-            refused[name][number] = {"reason": f"{kind} duplicate", "of": [places[kept][0], ids[kept]]}
-    named = list(zip([name for name, _ in places], ids, strict=True))
-    counts = duplicates.report(found, digests, signatures, named).counts
+            kind, of = "exact" if digest == digests[kept] else "near", places[kept][0]
+            refused[name][number] = {"reason": f"{kind} duplicate", "of": [of, ids[kept]]}
+            counts.setdefault((name, of), {"exact": 0, "near": 0})[kind] += 1
     return refused, [{"source": source, "of": of, **count} for (source, of), count in sorted(counts.items())]
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agenttuning.chat.turns import RowError
-from agenttuning.data.sources import SourceCard, fingerprint, load_card, read
+from agenttuning.data.lock import LOCK, pin
+from agenttuning.data.sources import CARDS, SourceCard, fingerprint, load_card, read
 from agenttuning.data.tools.convert import NOT_CALLS, drop_opening, forward
 from agenttuning.data.tools.schemas import TOOLS
 from agenttuning.errors import UserError
@@ -41,7 +42,7 @@ def export(out: str | Path, path: str | Path | None = None, without_opening: boo
     `without_opening` drops the instruction, acknowledgement and demonstration of every row, which ends reversibility.
     Raises UserError for an `out` that holds something, for no exportable row, and what reading raises.
     """
-    out, card, counts = Path(out), load_card(SOURCE), Counts()
+    out, card, counts = Path(out), pin(load_card(SOURCE), path, lock=CARDS / LOCK), Counts()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there and not empty; it would have been overwritten; name another folder")
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
