@@ -10,12 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agenttuning.checkpoints import write_synced
+from agenttuning.training.checkpoints import write_synced
 
 if TYPE_CHECKING:
     from agenttuning.data.prepare import Prepared
     from agenttuning.recipe import Recipe
-    from agenttuning.trainer import Trainer
+    from agenttuning.training.trainer import Trainer
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "deepspeed",
              "flash-attn", "flash-attn-3")  # fmt: skip

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from agenttuning import checkpoints
 from agenttuning.errors import UserError
 from agenttuning.train import train
+from agenttuning.training import checkpoints
 from helpers.tiny_run import losses, tiny_recipe, tiny_world
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from agenttuning import checkpoints, trainer
 from agenttuning.train import train
+from agenttuning.training import checkpoints, meter
 from helpers.tiny_run import tiny_recipe
 
 
@@ -21,14 +21,14 @@ def die() -> None:
 
 
 def die_after_step(step: int) -> None:
-    ended = trainer.Meter.on_step_end
+    ended = meter.Meter.on_step_end
 
     def on_step_end(self, args, state, control, **kwargs):
         ended(self, args, state, control, **kwargs)
         if state.global_step == step:
             die()
 
-    trainer.Meter.on_step_end = on_step_end
+    meter.Meter.on_step_end = on_step_end
 
 
 def die_in_save(step: int) -> None:

@@ -59,7 +59,7 @@ def test_only_supervised_places_get_a_gradient(tmp_path, monkeypatch, packing):
     """The gradient of the loss at each place's logits is zero exactly where no supervised token comes next."""
     import torch
 
-    from agenttuning.trainer import Trainer
+    from agenttuning.training.trainer import Trainer
 
     seen, compute = [], Trainer.compute_loss
 

@@ -45,14 +45,14 @@ def test_packed_equals_unpacked(world, tmp_path, attention, rows, per_device):
 
 
 def test_a_batch_that_would_unpack_the_attention_is_refused(world, tmp_path, monkeypatch):
-    from agenttuning import trainer
+    from agenttuning.training import collate
 
-    collate = trainer.Collator.__call__
+    whole = collate.Collator.__call__
 
     def with_mask(self, rows):
-        batch = collate(self, rows)
+        batch = whole(self, rows)
         return {**batch, "attention_mask": batch["input_ids"].ne(-1).long()}
 
-    monkeypatch.setattr(trainer.Collator, "__call__", with_mask)
+    monkeypatch.setattr(collate.Collator, "__call__", with_mask)
     with pytest.raises(RuntimeError, match="no attention_mask"):
         train(tiny_recipe(world, tmp_path / "a", "packing=true"))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_with_min_lr_schedule_with_warmup
 
-from agenttuning import optim
 from agenttuning.errors import UserError
+from agenttuning.training import optim
 
 VALUES = {"learning_rate": 0.02, "weight_decay": 0.1, "adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6,
           "optim_args": "adamw_lr=0.003, momentum=0.9,ns_steps=4"}  # fmt: skip

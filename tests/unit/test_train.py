@@ -7,11 +7,15 @@ import re
 
 import pytest
 
-from agenttuning import chat, checkpoints, recipe
+from agenttuning import chat, recipe
 from agenttuning.data import rows
 from agenttuning.data.prepare import Prepared
 from agenttuning.errors import UserError
-from agenttuning.train import PROBE, check_saved, choose_attention, train, trainer_settings
+from agenttuning.train import train
+from agenttuning.training import checkpoints
+from agenttuning.training.attention import choose_attention
+from agenttuning.training.saving import PROBE, check_saved
+from agenttuning.training.settings import trainer_settings
 from helpers.tiny_run import losses, tiny_recipe, tiny_world, weights
 
 
@@ -113,7 +117,7 @@ def test_packed_rows_count_their_sources(world, tmp_path):
 
 
 def test_both_ways_to_compute_the_loss_agree(world, tmp_path, monkeypatch):
-    from agenttuning.trainer import Trainer
+    from agenttuning.training.trainer import Trainer
 
     train(tiny_recipe(world, tmp_path / "a"))
     monkeypatch.setattr(Trainer, "cheap_loss", property(lambda self: False, lambda self, value: None), raising=False)

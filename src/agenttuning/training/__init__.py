@@ -1,0 +1,1 @@
+"""The room around TRL's SFTTrainer: settings, model, attention, batches, meter, checkpoints, saving."""

@@ -1,0 +1,86 @@
+"""From a recipe to trl.SFTConfig, and which of TRL's keys are acted on at all."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from agenttuning import plan
+from agenttuning.errors import UserError
+from agenttuning.machine import detect
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
+
+    from agenttuning.recipe import Recipe
+
+# Fields of trl.ModelConfig that this room acts on. The others (adapters, quantisation) are not wired up yet.
+MODEL_KEYS = ("model_name_or_path", "model_revision", "dtype")
+
+
+def trainer_settings(recipe: Recipe) -> SFTConfig:
+    """trl.SFTConfig from the recipe's own keys, with what the machine decides; starts the process group of a launch.
+
+    Raises UserError for keys that this room does not act on, and where the global batch does not divide.
+    """
+    from dataclasses import fields
+
+    import datasets
+    import transformers
+    from trl import SFTConfig
+
+    if not sys.stderr.isatty():  # only log lines, no bars
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+    known = {field.name for field in fields(SFTConfig)}
+    check_keys(recipe, known)
+    values = {key: value for key, value in recipe.values.items() if key in known and key not in MODEL_KEYS}
+    if values.get("optim") == "muon":
+        values |= {"optim": "adamw_torch", "optim_args": None}  # never built: Trainer.create_optimizer builds ours
+    # what is no number must be seen; this filter would put the average of other steps in its place
+    values.setdefault("logging_nan_inf_filter", False)
+    values.setdefault("ddp_find_unused_parameters", False)  # full fine-tuning uses them all; the search takes time
+    values["save_total_limit"] = None  # checkpoints.rotate deletes, and only once the next one is sealed
+    processes = detect().world_size or 1
+    settings = SFTConfig(
+        **values,
+        output_dir=str(recipe.run_dir / "checkpoints"),
+        gradient_accumulation_steps=plan.accumulation(recipe, processes),
+        use_cpu=recipe.launch.accelerate_config == "cpu",
+        dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are made, verified and packed before
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+    if settings.world_size != processes:
+        raise UserError(
+            f"the launcher announced {processes} processes and {settings.world_size} came up; the global batch would "
+            "be another; check the accelerate config"
+        )
+    return settings
+
+
+def check_keys(recipe: Recipe, known: set[str]) -> None:
+    """Raise UserError for keys that TRL would take and this room does not act on, and for values known to train badly
+    in silence. known: the fields of trl.SFTConfig.
+    """
+    get = recipe.values.get
+    unused = [key for key, value in recipe.values.items() if value and key not in known and key not in MODEL_KEYS]
+    if get("trust_remote_code"):
+        unused.append("trust_remote_code")
+    if unused:
+        raise UserError(
+            f"{recipe.path}: `{unused[0]}` is not acted on by `train` (full fine-tuning of the library's own models); "
+            "it would be ignored in silence; remove it"
+        )
+    if get("packing") and get("packing_strategy", "bfd") == "wrapped":
+        raise UserError(
+            f"{recipe.path}: packing_strategy: wrapped cuts conversations and lets them attend to each other; use bfd"
+        )
+    if get("dtype") not in (None, "float32"):
+        raise UserError(
+            f"{recipe.path}: dtype: {get('dtype')}; without float32 master weights most updates at these rates round "
+            "to nothing while the loss looks the same; use float32, with bf16: true for speed"
+        )
+    if get("optim") == "muon":
+        from agenttuning.training.optim import parse_arguments
+
+        parse_arguments(get("optim_args"))
