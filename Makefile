@@ -12,6 +12,7 @@
 ## make eval-13b       play the tasks and take the general tests
 ## make compare-13b    its scores beside the published ones
 ## make report-13b     write its results page
+## make export-13b     the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
 ##
 ## make base-tiny      the tiny base model of the CPU twin
 ## make collect-tiny   collect trajectories with a teacher and keep the rewarded ones
@@ -51,6 +52,7 @@ plan-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) plan $< $(ARGS)
 train-%:     recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) train $< $(if $(DRY),--dry) $(ARGS)
 eval-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) compare $< $(ARGS)
+export-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) export $< $(ARGS)
 report-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
 # OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores, and those that never

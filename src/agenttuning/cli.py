@@ -97,6 +97,18 @@ def report(arguments: Arguments) -> None:
     run(recipe)
 
 
+def export(arguments: Arguments) -> None:
+    """write the trained model, in bfloat16 and checked, as a folder for the Hub"""
+    outs = [word for word in arguments.overrides if "=" not in word]
+    if len(outs) > 1:
+        raise UserError(f"export writes one folder, and {', '.join(outs)} were given; overrides are key=value")
+    arguments.overrides = [word for word in arguments.overrides if "=" in word]
+    recipe = _recipe(arguments)
+    from agenttuning.export import export as run
+
+    run(recipe, outs[0] if outs else None, arguments.checkpoint, arguments.max_shard_size)
+
+
 def collect(arguments: Arguments) -> None:
     """collect trajectories with a teacher and keep the rewarded ones"""
     from agenttuning.collect import collect as run
@@ -140,9 +152,11 @@ def quickstart(arguments: Arguments) -> None:
     run(arguments.path)
 
 
-def _takes_recipe(parser: argparse.ArgumentParser) -> None:
+def _takes_recipe(
+    parser: argparse.ArgumentParser, words: str = "key=value", said: str = "e.g. learning_rate=1e-5 mixture.seed=3"
+) -> None:
     parser.add_argument("recipe", help="a recipe, e.g. recipes/agentlm-13b/sft.yaml (a folder means its sft.yaml)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. learning_rate=1e-5 mixture.seed=3")
+    parser.add_argument("overrides", nargs="*", metavar=words, help=said)
     parser.add_argument("--run-dir", help="where the run is written; default runs/<folder>/<stem>")
 
 
@@ -184,6 +198,15 @@ def _takes_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a local folder or Hub id to judge instead of the run's own model")
 
 
+def _takes_export(parser: argparse.ArgumentParser) -> None:
+    _takes_recipe(parser, "OUT, and key=value", "the folder to write (default: export in the run's folder), and the "
+                  "overrides that it was trained with")  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", help="a checkpoint's folder, best, or last; default the finished model, else the newest"
+    )
+    parser.add_argument("--max-shard-size", metavar="SIZE", help="e.g. 5GB; default that of transformers")
+
+
 def _takes_against(parser: argparse.ArgumentParser) -> None:
     _takes_data(parser)
     parser.add_argument(
@@ -222,6 +245,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "eval": (evaluate, _takes_model),
     "compare": (compare, _takes_recipe),
     "report": (report, _takes_recipe),
+    "export": (export, _takes_export),
     "collect": (collect, _takes_path),
     "decontaminate": (decontaminate, _takes_against),
     "export-tools": (export_tools, _takes_out),

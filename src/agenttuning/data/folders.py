@@ -46,16 +46,14 @@ def keyed(folder: Path, key: str) -> Path:
     return folder
 
 
-def swap(partial: Path, folder: Path, marker: str) -> None:
+def swap(partial: Path, folder: Path, marker: str, what: str = "a prepared mixture") -> None:
     """Put a finished folder in place of the old one by renaming. Raises UserError when the one there has no `marker`
-    file: it is somebody's, and never replaced.
+    file, which `what` has: it is somebody's, and never replaced.
     """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)  # of a process that was killed below
     if folder.exists() and any(folder.iterdir()) and not (folder / marker).exists():
-        raise UserError(
-            f"{folder} holds files that are not a prepared mixture; they would be lost; choose another folder"
-        )
+        raise UserError(f"{folder} holds files that are not {what}; they would be lost; choose another folder")
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)

@@ -1,0 +1,133 @@
+"""What an export takes from the base model's own repository: config, generation config, licence files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from agenttuning import model_size, preflight
+from agenttuning.errors import UserError
+from agenttuning.report.templating import public_name
+
+if TYPE_CHECKING:
+    from agenttuning.recipe import Recipe
+
+WANTED = ["config.json", "generation_config.json", "README.md", "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*", "USE_POLICY*",
+          "[Nn][Oo][Tt][Ii][Cc][Ee]*"]  # fmt: skip
+TERMS = re.compile(r"(licen[cs]e|use_policy|notice)([-._].*)?", re.IGNORECASE)
+LARGEST = 1 << 20  # bytes of a licence file
+# The licence's own name, as its text has it, and the Hub's id (hf.co/docs/hub/repositories-licenses).
+LLAMA_2, LLAMA_2_ID = re.compile(r"llama\s+2\s+community\s+license", re.IGNORECASE), "llama2"
+LLAMA_2_NOTICE = (
+    "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved."
+)
+# Licences of Meta's models quote the line that a Notice file must hold, and what must be displayed.
+QUOTED = r'["\u201c]\s*({}[^"\u201c\u201d]*?)\s*["\u201d]'
+NOTICE = re.compile(QUOTED.format(r"[^\"\u201c\u201d]{3,40}is\s+licensed\s+under"), re.DOTALL)
+BUILT_WITH = re.compile(QUOTED.format("Built with "))
+
+
+@dataclass(frozen=True)
+class Base:
+    """hub_id: None for a local folder. licence: the Hub's id, or None where nothing states one. terms: {name: bytes}
+    of the licence files that go along; built_with: what the licence wants displayed; lacking: why it is not enough.
+    """
+
+    folder: Path
+    hub_id: str | None
+    revision: str | None
+    licence: str | None
+    terms: dict[str, bytes]
+    built_with: str | None = None
+    lacking: list[str] = field(default_factory=list)
+
+
+def find(recipe: Recipe) -> Base:
+    """The base model of a recipe: a local folder, or its files on the Hub or in the cache. Raises UserError when its
+    config cannot be had.
+    """
+    name, revision = recipe.values["model_name_or_path"], recipe.values.get("model_revision")
+    local = model_size.is_local(name)
+    folder = Path(name) if local else _download(name, revision)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no config.json; the export would not know the model's shape; check the path")
+    texts = {
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if TERMS.fullmatch(path.name) and path.is_file() and path.stat().st_size <= LARGEST
+    }
+    licence = _licence(name, folder, texts)
+    terms, built_with = _with_notice(licence, texts)
+    lacking = _lacking(public_name(name), licence, terms)
+    if local:
+        lacking.append("base model: the recipe names a local folder; write its Hub id as base_model into README.md")
+        return Base(folder, None, None, licence, terms, built_with, lacking)
+    return Base(folder, name, revision or "main", licence, terms, built_with, lacking)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    offline = not preflight.reachable(preflight.endpoint())
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED, local_files_only=offline))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"neither the cache nor the Hub gives config and licence of {name} ({str(error).splitlines()[0]}); the "
+            "export would lack both; check the network, and for gated models `hf auth login`"
+        ) from None
+
+
+def _licence(name: str, folder: Path, texts: dict[str, bytes]) -> str | None:
+    header = _header(folder / "README.md")
+    stated = header.get("license_name") or "other" if header.get("license") == "other" else header.get("license")
+    if isinstance(stated, str) and stated:
+        return stated
+    if re.search(r"llama-2", name, re.IGNORECASE) or any(LLAMA_2.search(_text(raw)) for raw in texts.values()):
+        return LLAMA_2_ID
+    return None
+
+
+def _header(readme: Path) -> dict:
+    """The YAML header of a model card; empty where there is none that can be read."""
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    found = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    try:
+        header = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
+def _with_notice(licence: str | None, texts: dict[str, bytes]) -> tuple[dict[str, bytes], str | None]:
+    """The files, with the Notice that the licence asks for, and what it wants displayed ("Built with Llama")."""
+    licences = "\n".join(_text(raw) for name, raw in texts.items() if name.lower().startswith(("licen",)))
+    quoted = NOTICE.search(licences)
+    notice = LLAMA_2_NOTICE if licence == LLAMA_2_ID else " ".join(quoted[1].split()) if quoted else None
+    display = BUILT_WITH.search(licences)
+    own = next((name for name in texts if name.lower().startswith("notice")), None)
+    if notice and not (own and notice in " ".join(_text(texts[own]).split())):
+        before = texts[own].rstrip(b"\n") + b"\n\n" if own else b""
+        texts = {**texts, own or "Notice.txt": before + notice.encode() + b"\n"}
+    return texts, " ".join(display[1].split()) if display else None
+
+
+def _lacking(name: str, licence: str | None, terms: dict[str, bytes]) -> list[str]:
+    lacking = []
+    starts = {re.split(r"[-._]", file.lower().replace("use_policy", "policy"))[0] for file in terms}
+    if licence is None:
+        lacking.append(f"licence: the repository of {name} states none in its README.md")
+    if not starts & {"license", "licence"}:
+        lacking.append(f"licence text: {name} has no LICENSE file here or on the Hub; add the licensor's own to it")
+    if licence is not None and licence.startswith("llama") and "policy" not in starts:
+        lacking.append(f"use policy: {name} has no USE_POLICY file here or on the Hub; the licence refers to it")
+    return lacking
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

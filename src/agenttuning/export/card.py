@@ -1,0 +1,65 @@
+"""The card of an exported model: what it is, from the record of its run. Scores are added where they are measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agenttuning.data.sources import load_card
+from agenttuning.report import templating
+
+if TYPE_CHECKING:
+    from agenttuning.export.base import Base
+    from agenttuning.recipe import Recipe
+
+TEMPLATES = Path(__file__).parent / "templates"
+TAGS = ("agenttuning", "agents", "sft", "trl", "arxiv:2310.12823")
+VERSIONS = ("torch", "transformers", "trl")
+FORMATS = {"llama2": "Llama 2 chat", "tokenizer": "the template of the base model's tokenizer"}
+
+
+def write(recipe: Recipe, base: Base, step: int | None, record: dict[str, Any] | None, adapter: bool) -> str:
+    """The text of README.md. record: train.json of this run, or None where the run has not ended."""
+    get, name = recipe.values.get, recipe.values["model_name_or_path"]
+    hub_id = recipe.publish.hub_model_id
+    values = {
+        "title": hub_id.split("/")[-1] if hub_id else recipe.name,
+        "repository": hub_id or "PATH",
+        "recipe": recipe,
+        "recipe_hash": record["recipe_hash"] if record else recipe.hash,
+        "base": base.hub_id or templating.public_name(name),
+        "base_revision": base.revision,
+        "step": step,
+        "adapter": adapter,
+        "built_with": base.built_with,
+        "lacking": base.lacking,
+        "sources": [{"name": key, "share": one.share} for key, one in sorted(recipe.mixture.sources.items())],
+        "optimizer": get("optim") or "adamw_torch_fused",
+        "schedule": get("lr_scheduler_type") or "linear",
+        "chat_format": FORMATS[recipe.mixture.chat_format],
+        "record": record,
+        "supervised": sum((record or {}).get("supervised_tokens", {}).values()),
+        "versions": ", ".join(f"{key} {record['versions'].get(key, '?')}" for key in VERSIONS) if record else None,
+        "system_prompt": recipe.mixture.system_prompt,
+        "licence": base.licence,
+        "terms": sorted(base.terms),
+    }
+    body = templating.render("model_card.md.jinja", values, TEMPLATES)
+    return f"---\n{header(recipe, base, adapter)}---\n\n{body}"
+
+
+def header(recipe: Recipe, base: Base, adapter: bool) -> str:
+    """The YAML header: what the Hub's search and its licence label read."""
+    from huggingface_hub import ModelCardData
+
+    cards = [load_card(name, recipe.root / "data_cards") for name in sorted(recipe.mixture.sources)]
+    data = ModelCardData(
+        license=base.licence or "other",
+        license_name=None if base.licence else "not-stated",
+        base_model=base.hub_id,
+        datasets=sorted({card.hub_id for card in cards if card.hub_id}) or None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=list(TAGS),
+    )
+    return data.to_yaml() + "\n"
