@@ -30,6 +30,7 @@ def command(
     data_paths: Mapping[str, Path] | None = None,
     resume: str = "auto",
     machine: Machine | None = None,
+    allow_partial: bool = False,
 ) -> list[str] | None:
     """The `accelerate launch` command that trains `recipe` here, one process per visible GPU; None when this process
     can train by itself.
@@ -41,6 +42,7 @@ def command(
     if inside() or config["num_processes"] == 1:
         return None
     ours = ["-m", "agenttuning", "train", str(recipe.path), *overrides(recipe), "--resume", resume]
+    ours += ["--allow-partial"] if allow_partial else []
     ours += ["--run-dir", str(recipe.run_dir)]
     ours += [word for name, path in (data_paths or {}).items() for word in ("--data", f"{name}={path}")]
     launch = ["--config_file", str(recipe.accelerate_config)]

@@ -1,53 +1,90 @@
-"""Train tiny recipes and die by SIGKILL: `python killed_run.py RECIPE FOLDER CASES`, CASES a JSON object of
+"""Train tiny recipes and die by a signal: `python killed_run.py RECIPE FOLDER CASES`, CASES a JSON object of
 {name: [when, step, [overrides]]}. Each case trains into FOLDER/name in a process of its own, forked after the imports,
 which take longer than the runs. Prints {name: exit status} as its last line, -9 for a process that was killed.
 
-when: `step` dies after the optimizer step `step`; `save` while checkpoint `step` is saved, before its manifest.
+when, for dying by SIGKILL: `step` after the optimizer step `step`; in the save of `step`: `begin` before a file of it,
+`files` after the weights, `manifest` before the manifest, `rename` between manifest and rename, `rotate` with the name
+of an old checkpoint gone and its files there; `swap` between the renames of the final model. `term` sends SIGTERM
+instead, `interrupt` SIGINT, both after the optimizer step `step`, and the run itself decides what happens.
 """
 
 import json
 import os
+import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 
+from agenttuning.errors import Stopped
 from agenttuning.train import train
-from agenttuning.training import checkpoints, meter
+from agenttuning.training import checkpoints, meter, trainer
 from helpers.tiny_run import tiny_recipe
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def die(number: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
 
 
-def die_after_step(step: int) -> None:
-    ended = meter.Meter.on_step_end
+def before(owner: object, name: str, condition, action=die) -> None:
+    """Let `owner.name` do `action` first, where `condition` of its arguments holds."""
+    original = getattr(owner, name)
 
-    def on_step_end(self, args, state, control, **kwargs):
-        ended(self, args, state, control, **kwargs)
-        if state.global_step == step:
-            die()
+    def patched(*arguments, **named):
+        if condition(*arguments, **named):
+            action()
+        return original(*arguments, **named)
 
-    meter.Meter.on_step_end = on_step_end
+    setattr(owner, name, patched)
 
 
-def die_in_save(step: int) -> None:
-    sealed = checkpoints.seal
+def after_step(step: int, number: int) -> None:
+    condition = lambda self, args, state, control, **named: state.global_step == step  # noqa: E731
+    before(meter.Meter, "on_step_end", condition, lambda: die(number))
 
-    def seal(folder, at, *arguments, **named):
-        return die() if at == step else sealed(folder, at, *arguments, **named)
 
-    checkpoints.seal = seal
+def arrange(when: str, step: int) -> None:
+    named = lambda folder, *_: Path(folder).name == f"checkpoint-{step}"  # noqa: E731
+    numbers = {"step": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
+    if when in numbers:
+        after_step(step, numbers[when])
+    elif when == "begin":
+        before(trainer.Trainer, "save_model", lambda self, folder=None, **_: named(folder))
+    elif when == "files":
+        before(trainer.Trainer, "_save_optimizer_and_scheduler", lambda self, folder: named(folder))
+    elif when == "manifest":
+        before(checkpoints, "seal", named)
+    elif when == "rename":
+        before(checkpoints, "publish", named)
+    elif when == "rotate":
+        old = lambda folder, *_, **ignore: folder.name.startswith("old-") and "ignore_errors" not in ignore  # noqa: E731
+        before(shutil, "rmtree", old)
+    elif when == "swap":
+        before(Path, "rename", lambda path, target: path.name == ".model.tmp")
+    else:
+        raise ValueError(when)
+
+
+def run(recipe: Path, folder: Path, when: str, step: int, overrides: list[str]) -> int:
+    arrange(when, step)
+    try:
+        train(tiny_recipe(recipe, folder, *overrides))
+    except Stopped as stopped:
+        return stopped.status
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def main(recipe: str, folder: str, cases: str) -> None:
     statuses = {}
-    for name, (when, step, overrides) in json.loads(cases).items():
+    for name, case in json.loads(cases).items():
         child = os.fork()
         if child == 0:
-            (die_in_save if when == "save" else die_after_step)(step)
-            train(tiny_recipe(Path(recipe), Path(folder) / name, *overrides))
-            os._exit(0)
+            status = run(Path(recipe), Path(folder) / name, *case)
+            sys.stdout.flush()
+            os._exit(status)
         statuses[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print(json.dumps(statuses))
 
