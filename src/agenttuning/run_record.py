@@ -28,12 +28,15 @@ def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
     """
     import torch
 
+    from agenttuning.model_files import model_digest
+
     meter, recipe, cuda = trainer.meter, trainer.recipe, trainer.args.device.type == "cuda"
     record = {
         "recipe": recipe.name,
         "recipe_hash": recipe.hash,
         "data_key": prepared.key,
         "started_from": started_from(recipe),
+        "model": model_digest(recipe.run_dir / "model"),
         "seed": recipe.values["seed"],
         "steps": trainer.state.global_step,
         "partial": trainer.seal["partial"],  # resumes that went on without a part of their checkpoint

@@ -33,7 +33,9 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights():
-        return AutoModelForCausalLM.from_config(config, dtype="float32", attn_implementation="sdpa").eval()
+        model = AutoModelForCausalLM.from_config(config, dtype="float32", attn_implementation="sdpa").eval()
+    model.tie_weights()  # each weight was moved on its own
+    return model
 
 
 def lay_out(model: PreTrainedModel, weights: Weights) -> Layout:

@@ -92,7 +92,7 @@ def export(
         _write(partial, {RECORD: json.dumps(said, indent=1) + "\n"})
         files = (*digests, INDEX, "config.json", "generation_config.json", *TOKENIZER, *base.terms, *texts, RECORD)
         record.check_folder(partial, recipe, files)
-        swap(partial, folder, RECORD, "an export")
+        swap(partial, folder, RECORD, what="an export")
     except OSError as error:
         raise UserError(
             f"{folder} could not be written: {error.strerror or error}; nothing is left of it and the source is as it "

@@ -51,7 +51,7 @@ def generation_config(folder: Path, base: Path, tokenizer: PreTrainedTokenizerFa
 
     place = next((one for one in (base, folder) if (one / "generation_config.json").is_file()), None)
     values = json.loads((place / "generation_config.json").read_text(encoding="utf-8")) if place else {}
-    values.pop("transformers_version", None)
+    values = {key: value for key, value in values.items() if not key.startswith("_") and key != "transformers_version"}
     ids = token_ids(tokenizer)
     before = values.get("eos_token_id")
     ends = [ids["eos_token_id"], *(before if isinstance(before, list) else [before])]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from agenttuning.errors import UserError
+from agenttuning.model_files import model_digest
 from agenttuning.training import checkpoints
+from agenttuning.training.resume import FREE
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 FSDP = "pytorch_model_fsdp_0"  # accelerate.utils.FSDP_MODEL_NAME, model 0
 # Blocks of a recipe that say where and for whom a run is made, not what its weights are.
 ELSEWHERE = ("launch.", "publish.")
+FOR_A_RESUME = ("optimizer", "scheduler", "rng_state", "scaler")
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,28 @@ def find(recipe: Recipe, asked: str | None = None) -> Source:
     """
     folder = _folder(recipe, asked)
     manifest = checkpoints.read_manifest(folder)
-    if (manifest is not None or _is_checkpoint(folder)) and (reason := checkpoints.problem(folder)):
+    if reason := damage(folder, recipe):
         raise UserError(
             f"{folder} is not whole: {reason}; other weights than the trained ones would be published; restore its "
             "files, or export another checkpoint (--checkpoint PATH)"
         )
     recorded = manifest["recipe"] if manifest else _resolved(folder)
     _check_recipe(recipe, recorded, folder)
-    return Source(folder, kind_of(folder), _step(folder, manifest), recorded)
+    return Source(folder, kind_of(folder), _step(folder, manifest, recipe), recorded)
+
+
+def damage(folder: Path, recipe: Recipe) -> str | None:
+    """Why these are not the weights that were saved; None where every byte is as it was, or where nobody kept a record
+    (a folder from elsewhere). Of a checkpoint all is compared but what only a resume reads.
+    """
+    manifest = checkpoints.read_manifest(folder)
+    if manifest is None:
+        if re.fullmatch(r"checkpoint-\d+", folder.name) or (folder / "trainer_state.json").is_file():
+            return f"it has no {checkpoints.MANIFEST} that can be read: the run was stopped while it was saved"
+        recorded = _trained(recipe).get("model") if _is_result(folder, recipe) else None
+        return "its content has changed since it was trained" if recorded not in (None, model_digest(folder)) else None
+    files = {name: entry for name, entry in manifest["files"].items() if not name.startswith(FOR_A_RESUME)}
+    return next(iter(checkpoints.damage(folder, {"files": files}).values()), None)
 
 
 def kind_of(folder: Path) -> str:
@@ -72,37 +89,32 @@ def _folder(recipe: Recipe, asked: str | None) -> Path:
         if not Path(asked).is_dir():
             raise UserError(f"--checkpoint {asked}: there is no such folder; give a folder, or best, or last")
         return Path(asked)
-    whole = []
+    if asked == "best":
+        folder = checkpoints.best(run_dir)
+        if folder is None:
+            raise UserError(f"--checkpoint best: no checkpoint of {run_dir} knows its loss; give last, or a path")
+        return folder
     for folder in checkpoints.in_order(run_dir):
-        reason = checkpoints.problem(folder)
+        reason = damage(folder, recipe)
         if reason is None:
-            whole.append(folder)
-            break
+            return folder
         print(f"checkpoint {folder} is not used: {reason}", flush=True)
-    if not whole:
-        raise UserError(
-            f"{run_dir} holds neither a finished model nor a whole checkpoint; there is nothing to export; train the "
-            "recipe first, or give --checkpoint PATH"
-        )
-    return _best(run_dir, whole[0]) if asked == "best" else whole[0]
+    raise UserError(
+        f"{run_dir} holds neither a finished model nor a whole checkpoint; there is nothing to export; train the "
+        "recipe first, or give --checkpoint PATH"
+    )
 
 
-def _best(run_dir: Path, newest: Path) -> Path:
-    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
-    step = state.get("best_global_step")
-    if step is None:
-        raise UserError(
-            f"--checkpoint best: {newest} knows of no best step, because nothing was compared while it trained; "
-            "metric_for_best_model with an evaluation decides it; give --checkpoint last, or a path"
-        )
-    folder = run_dir / "checkpoints" / f"checkpoint-{step}"
-    if not folder.is_dir():
-        raise UserError(f"--checkpoint best: step {step} was the best, and {folder} is gone; give --checkpoint last")
-    return folder
+def _is_result(folder: Path, recipe: Recipe) -> bool:
+    return folder.resolve() == (recipe.run_dir / "model").resolve()
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    return bool(re.fullmatch(r"checkpoint-\d+", folder.name)) or (folder / "trainer_state.json").is_file()
+def _trained(recipe: Recipe) -> dict[str, Any]:
+    """train.json of the run; empty where it has none."""
+    try:
+        return json.loads((recipe.run_dir / "train.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _resolved(folder: Path) -> dict[str, Any] | None:
@@ -118,7 +130,7 @@ def _check_recipe(recipe: Recipe, recorded: dict[str, Any] | None, folder: Path)
     if recorded is None:
         return
     now = json.loads(json.dumps(recipe.flat()))
-    keys = [key for key in sorted({*recorded, *now}) if not key.startswith(ELSEWHERE)]
+    keys = [key for key in sorted({*recorded, *now}) if not key.startswith(ELSEWHERE) and key not in FREE]
     changed = [key for key in keys if recorded.get(key) != now.get(key)]
     if changed:
         listed = "; ".join(f"{key}: {recorded.get(key)!r} then, {now.get(key)!r} now" for key in changed[:5])
@@ -128,10 +140,7 @@ def _check_recipe(recipe: Recipe, recorded: dict[str, Any] | None, folder: Path)
         )
 
 
-def _step(folder: Path, manifest: dict[str, Any] | None) -> int | None:
+def _step(folder: Path, manifest: dict[str, Any] | None, recipe: Recipe) -> int | None:
     if manifest:
         return manifest["step"]
-    try:
-        return json.loads((folder.parent / "train.json").read_text(encoding="utf-8"))["steps"]
-    except (OSError, ValueError, KeyError):
-        return None
+    return _trained(recipe).get("steps") if _is_result(folder, recipe) else None
