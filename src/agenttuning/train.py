@@ -17,7 +17,7 @@ from agenttuning.data.rows import trainable_rows
 from agenttuning.data.table import mixture_table
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
-from agenttuning.training import checkpoints
+from agenttuning.training import adapters, checkpoints
 from agenttuning.training.attention import choose_attention
 from agenttuning.training.model import load_model
 from agenttuning.training.saving import save_model
@@ -73,7 +73,10 @@ def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, re
         args=settings,
         train_dataset=rows,
         processing_class=tokenizer,
+        peft_config=adapters.peft_config(recipe),
     )
+    if main:
+        print(adapters.announcement(trainer.model, recipe), flush=True)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     model = save_model(trainer, tokenizer)
     if main:
@@ -118,7 +121,7 @@ def announcement(
     optimizer = f"{get('optim') or settings.optim.value} {get('optim_args') or ''}".strip()
     lines = {
         "recipe": f"{recipe.name}  record {recipe.hash[:12]}  -> {recipe.run_dir}",
-        "model": f"{model}; weights float32, compute {precision}",
+        "model": f"{model}; weights {get('dtype') or 'float32'}, compute {precision}",
         "batch": f"{batch} sequences a step = {settings.per_device_train_batch_size} per device x "
         f"{settings.world_size} processes x {settings.gradient_accumulation_steps} accumulated",
         "attention": attention,

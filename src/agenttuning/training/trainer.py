@@ -16,7 +16,7 @@ from trl import SFTTrainer
 from agenttuning.chat import save_tokenizer
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
-from agenttuning.training import checkpoints, optim
+from agenttuning.training import adapters, checkpoints, dropout, optim
 from agenttuning.training.collate import Collator
 from agenttuning.training.meter import Meter
 
@@ -27,9 +27,13 @@ class Trainer(SFTTrainer):
     def __init__(self, *, recipe: Recipe, sources: Sequence[str], seal: dict[str, Any], **arguments: Any) -> None:
         super().__init__(**arguments)
         self.recipe, self.seal, self.meter = recipe, seal, Meter(sources)
+        adapters.keep_float32(self.model)
+        dropout.prepare(self, recipe)
         # TRL takes no other collator while packing, so its own is wrapped rather than replaced
         masked = self.model.config._attn_implementation in ("sdpa", "eager")
-        self.data_collator = Collator(self.data_collator, len(sources), apart=self.padding_free and masked)
+        # what fills rows up would be counted among a router's tokens
+        apart = self.padding_free and masked and not self.aux_loss_enabled
+        self.data_collator = Collator(self.data_collator, len(sources), apart=apart)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         self.add_callback(self.meter)
         self.cheap_loss = self.args.device.type == "cpu" and not self.aux_loss_enabled and self.args.loss_type == "nll"
