@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agenttuning.training import adapters
 from agenttuning.training.checkpoints import write_synced
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from agenttuning.training.trainer import Trainer
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "deepspeed",
-             "flash-attn", "flash-attn-3")  # fmt: skip
+             "flash-attn", "flash-attn-3", "peft", "bitsandbytes")  # fmt: skip
 LOGGED = ("step", "loss", "learning_rate", "grad_norm", "supervised_per_step", "tokens_per_second")
 
 
@@ -30,6 +31,7 @@ def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
 
     from agenttuning.model_files import model_digest
 
+    trained, parameters = adapters.counts(trainer.model)
     meter, recipe, cuda = trainer.meter, trainer.recipe, trainer.args.device.type == "cuda"
     record = {
         "recipe": recipe.name,
@@ -41,6 +43,9 @@ def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
         "steps": trainer.state.global_step,
         "partial": trainer.seal["partial"],  # resumes that went on without a part of their checkpoint
         "log": [{key: entry.get(key) for key in LOGGED} for entry in trainer.state.log_history if "loss" in entry],
+        "parameters": parameters,
+        "parameters_trained": trained,
+        "hidden_dropout": recipe.values.get("hidden_dropout") or 0.0,
         "tokens": meter.tokens,
         "supervised_tokens": dict(zip(meter.sources, meter.supervised, strict=True)),
         "seconds": meter.seconds,

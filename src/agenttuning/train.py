@@ -17,6 +17,7 @@ from agenttuning.data.prepare import Prepared, prepare
 from agenttuning.data.rows import check_rows, rows_fingerprint, trainable_rows
 from agenttuning.data.table import mixture_table
 from agenttuning.recipe import Recipe
+from agenttuning.training import adapters
 from agenttuning.training.attention import choose_attention
 from agenttuning.training.model import load_model
 from agenttuning.training.resume import Start, clear, find
@@ -83,7 +84,10 @@ def train(
         args=settings,
         train_dataset=rows,
         processing_class=tokenizer,
+        peft_config=adapters.peft_config(recipe),
     )
+    if main:
+        print(adapters.announcement(trainer.model, recipe), flush=True)
     trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     model = save_model(trainer, tokenizer)
     if main:
@@ -118,7 +122,7 @@ def announcement(
     optimizer = f"{get('optim') or settings.optim.value} {get('optim_args') or ''}".strip()
     lines = {
         "recipe": f"{recipe.name}  record {recipe.hash[:12]}  -> {recipe.run_dir}",
-        "model": f"{model}; weights float32, compute {precision}",
+        "model": f"{model}; weights {get('dtype') or 'float32'}, compute {precision}",
         "batch": f"{batch} sequences a step = {settings.per_device_train_batch_size} per device x "
         f"{settings.world_size} processes x {settings.gradient_accumulation_steps} accumulated",
         "attention": attention,

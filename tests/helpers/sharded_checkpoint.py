@@ -59,7 +59,8 @@ def zero3(places: dict[str, str]) -> None:
     from transformers import AutoModelForCausalLM
 
     deepspeed.init_distributed("gloo")
-    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "zero_allow_untested_optimizer": True}
+    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    settings["zero_allow_untested_optimizer"] = True
     for folder, out in places.items():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         for weight in model.parameters():

@@ -48,12 +48,11 @@ OWNED = {
     "local_rank": "the launcher sets it",
 }
 
-# Settings of the paper that this stack cannot express. Accepting them silently would be a flag that does nothing.
-UNAVAILABLE = {
-    "hidden_dropout": (
-        "the paper trains with hidden dropout 0.05, and transformers' Llama has no hidden dropout, so the value would "
-        "be ignored; leave the key out (docs/what-the-paper-did-not-say.md says what that changes)"
-    ),
+# Keys beside TRL's that a recipe may write at the top, with their types. transformers' own name where it has one.
+ADDED = {
+    "hidden_dropout": frozenset(
+        {"float", "null"}
+    ),  # as in the configs of Falcon, GPT-NeoX and Bloom; training/dropout.py
 }
 
 
@@ -63,6 +62,11 @@ def trl_types() -> dict[str, frozenset[str]]:
     text = resources.files("agenttuning.recipe").joinpath("trl_keys.txt").read_text(encoding="utf-8")
     lines = [line.split(": ") for line in text.splitlines() if line and not line.startswith("#")]
     return {name: frozenset(kinds.split("|")) for name, kinds in lines}
+
+
+def value_types() -> dict[str, frozenset[str]]:
+    """Allowed types of every top-level key outside our blocks: TRL's and those of ADDED."""
+    return {**trl_types(), **ADDED}
 
 
 def nearest(key: str, known: typing.Iterable[str]) -> str:
@@ -75,7 +79,7 @@ def nearest(key: str, known: typing.Iterable[str]) -> str:
 def refuse_unknown(key: str, known: typing.Iterable[str], where: str) -> typing.NoReturn:
     """Raise the UserError for a key that is not `known` at the place named by `where`."""
     bare = key.rsplit(".", 1)[-1]
-    for table, what in ((REMOVED, "is gone"), (UNAVAILABLE, "is not available"), (OWNED, "is decided elsewhere")):
+    for table, what in ((REMOVED, "is gone"), (OWNED, "is decided elsewhere")):
         if bare in table:
             raise UserError(f"{where}: `{key}` {what}: {table[bare]}.")
     raise UserError(f"{where}: unknown key `{key}`; it would have been ignored in silence. {nearest(bare, known)}")

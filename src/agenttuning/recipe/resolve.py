@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttuning.errors import UserError
-from agenttuning.recipe.keys import BLOCKS, OWNED, refuse_unknown, trl_types
+from agenttuning.recipe.keys import BLOCKS, OWNED, refuse_unknown, value_types
 from agenttuning.recipe.schema import Launch, Mixture, Publish, Recipe, build, check_blocks, check_values, flatten
 from agenttuning.recipe.yaml_io import parse, read_mapping
 
@@ -76,7 +76,7 @@ def _short(path: Path) -> Path:
 
 
 def _check_keys(content: dict[str, Any], where: str) -> None:
-    allowed = (trl_types().keys() - OWNED.keys()) | {"loss", *BLOCKS}
+    allowed = (value_types().keys() - OWNED.keys()) | {"loss", *BLOCKS}
     for key, value in content.items():
         if key not in allowed:
             refuse_unknown(key, allowed, where)
@@ -112,7 +112,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not all(parts):
         raise UserError(f"`{text}` is not an override; write key=value, e.g. learning_rate=1e-5 or mixture.seed=3.")
     if parts[0] not in BLOCKS and len(parts) > 1:
-        refuse_unknown(key, {*trl_types(), *BLOCKS}, "command line")
+        refuse_unknown(key, {*value_types(), *BLOCKS}, "command line")
     nested: Any = parse(value, f"the value of `{key}` on the command line")
     for part in reversed(parts):
         nested = {part: nested}

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from agenttuning.errors import UserError
-from agenttuning.recipe.keys import accepts, kind_of, kinds_of, refuse_unknown, trl_types
+from agenttuning.recipe.keys import accepts, kind_of, kinds_of, refuse_unknown, value_types
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LOSSES = ("flags", "assistant", "last", "all")
@@ -223,7 +223,7 @@ def flatten(nested: dict[str, Any]) -> dict[str, Any]:
 
 def check_values(values: dict[str, Any], where: str, origin: dict[str, str]) -> None:
     """Types of the TRL keys, and that the required ones are there. Raises UserError naming the file at fault."""
-    known = trl_types()
+    known = value_types()
     for key, value in values.items():
         if not accepts(known[key], value):
             kinds = " or ".join(sorted(known[key]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agenttuning.chat import encode, load_tokenizer, template_record
 from agenttuning.data.folders import swap
 from agenttuning.errors import UserError
-from agenttuning.training import checkpoints, disk
+from agenttuning.training import adapters, checkpoints, disk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -23,7 +23,7 @@ PROBE = [
 
 
 def save_model(trainer: Trainer, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Write run_dir/model whole or not at all: full float32 weights, config, tokenizer. Called by all processes."""
+    """Write run_dir/model whole or not at all: full weights, config, tokenizer. Called by all processes."""
     folder = trainer.recipe.run_dir / "model"
     partial = folder.with_name(".model.tmp")
     if trainer.args.should_save:
@@ -44,7 +44,7 @@ def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerFast, partial: Path, f
     if trainer.is_fsdp_enabled:
         # with a sharded state dict, Trainer.save_model writes nothing and says nothing
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(str(partial))
+    adapters.save(trainer, partial)
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle with this machine's paths

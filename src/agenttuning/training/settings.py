@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from agenttuning import plan
 from agenttuning.errors import UserError
 from agenttuning.machine import detect
+from agenttuning.training import adapters
 
 if TYPE_CHECKING:
     from trl import SFTConfig
 
     from agenttuning.recipe import Recipe
 
-# Fields of trl.ModelConfig that this room acts on. The others (adapters, quantisation) are not wired up yet.
-MODEL_KEYS = ("model_name_or_path", "model_revision", "dtype")
+# What this room acts on besides trl.SFTConfig: fields of trl.ModelConfig, and a key of our own.
+MODEL_KEYS = ("model_name_or_path", "model_revision", "dtype", "hidden_dropout", *adapters.KEYS)
 
 
 def trainer_settings(recipe: Recipe) -> SFTConfig:
@@ -65,23 +66,29 @@ def check_keys(recipe: Recipe, known: set[str]) -> None:
     """
     get = recipe.values.get
     unused = [key for key, value in recipe.values.items() if value and key not in known and key not in MODEL_KEYS]
-    if get("trust_remote_code"):
-        unused.append("trust_remote_code")
+    unused += [
+        key for key in ("trust_remote_code", "model_init_kwargs") if get(key)
+    ]  # TRL has them for its own loading
     if unused:
         raise UserError(
-            f"{recipe.path}: `{unused[0]}` is not acted on by `train` (full fine-tuning of the library's own models); "
+            f"{recipe.path}: `{unused[0]}` is not acted on by `train` (which loads the library's own models); "
             "it would be ignored in silence; remove it"
         )
     if get("packing") and get("packing_strategy", "bfd") == "wrapped":
         raise UserError(
             f"{recipe.path}: packing_strategy: wrapped cuts conversations and lets them attend to each other; use bfd"
         )
-    if get("dtype") not in (None, "float32"):
+    adapters.check(recipe)
+    if not get("use_peft") and get("dtype") not in (None, "float32"):
         raise UserError(
             f"{recipe.path}: dtype: {get('dtype')}; without float32 master weights most updates at these rates round "
             "to nothing while the loss looks the same; use float32, with bf16: true for speed"
         )
     check_saving(recipe)
+    if get("hidden_dropout"):
+        from agenttuning.training import dropout
+
+        dropout.probability(recipe)
     if get("optim") == "muon":
         from agenttuning.training.optim import parse_arguments
 

@@ -17,7 +17,7 @@ from trl import SFTTrainer
 from agenttuning.chat import save_tokenizer
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
-from agenttuning.training import optim, order, resume, sealing
+from agenttuning.training import adapters, dropout, optim, order, resume, sealing
 from agenttuning.training.collate import Collator
 from agenttuning.training.meter import Meter
 from agenttuning.training.signals import StopOnSignal
@@ -42,9 +42,13 @@ class Trainer(SFTTrainer):
         self.staging = None  # the folder that checkpoints are written into, while one is
         self.keep_best = recipe.values.get("metric_for_best_model") is not None
         self.stop = StopOnSignal(self.accelerator)
+        adapters.keep_float32(self.model)
+        dropout.prepare(self, recipe)
         # TRL takes no other collator while packing, so its own is wrapped rather than replaced
         masked = self.model.config._attn_implementation in ("sdpa", "eager")
-        self.data_collator = Collator(self.data_collator, len(sources), apart=self.padding_free and masked)
+        # what fills rows up would be counted among a router's tokens
+        apart = self.padding_free and masked and not self.aux_loss_enabled
+        self.data_collator = Collator(self.data_collator, len(sources), apart=apart)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         for callback in (self.meter, sealing.Continue(self), self.stop):
             self.add_callback(callback)

@@ -1,0 +1,244 @@
+"""Adapters: LoRA on a frozen model, which may be quantised (QLoRA). TRL's own keys, read by TRL's own helpers.
+
+An adapted run leaves run_dir/adapter (what was trained, with the base's name and revision) and run_dir/model, the base
+with the adapter merged into it, so that every later verb treats it like any other model. Its checkpoints hold the
+adapter alone. Adapters are float32 whatever the base is held in: their updates are as small as any.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agenttuning.chat import save_tokenizer
+from agenttuning.errors import UserError
+from agenttuning.recipe.accelerate_config import validate
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from trl import ModelConfig
+
+    from agenttuning.recipe import Recipe
+    from agenttuning.training.trainer import Trainer
+
+LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters", "lora_modules_to_save",
+        "lora_task_type", "use_rslora", "use_dora")  # fmt: skip
+LOAD = ("load_in_4bit", "load_in_8bit")
+BNB_4BIT = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
+KEYS = ("use_peft", *LORA, *LOAD, *BNB_4BIT)
+DTYPES = ("float32", "bfloat16")
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError for adapter and quantisation keys that do not go together, with each other or with the way the
+    recipe is spread. Reads the accelerate config; imports nothing heavy.
+    """
+    get, where = recipe.values.get, recipe.path
+    stated = [key for key in (*LORA, *LOAD, *BNB_4BIT) if get(key)]
+    if not get("use_peft"):
+        if stated:
+            raise UserError(
+                f"{where}: `{stated[0]}` without `use_peft: true`; the whole model would be trained, the key ignored "
+                "(and quantised weights cannot be trained); write `use_peft: true`, or remove it"
+            )
+        return
+    if get("load_in_4bit") and get("load_in_8bit"):
+        raise UserError(f"{where}: load_in_4bit and load_in_8bit are both true; a weight has one form; remove one")
+    if not get("load_in_4bit") and any(get(key) for key in BNB_4BIT):
+        key = next(key for key in BNB_4BIT if get(key))
+        raise UserError(f"{where}: `{key}` without `load_in_4bit: true`; it would be ignored; add that or remove it")
+    if get("lora_task_type", "CAUSAL_LM") != "CAUSAL_LM":
+        raise UserError(f"{where}: lora_task_type is {get('lora_task_type')}; `train` makes causal language models")
+    if get("dtype") not in (None, *DTYPES):
+        raise UserError(f"{where}: dtype: {get('dtype')}; the weights under an adapter are {' or '.join(DTYPES)}")
+    if get("bnb_4bit_quant_type", "nf4") not in ("nf4", "fp4"):
+        raise UserError(f"{where}: bnb_4bit_quant_type is {get('bnb_4bit_quant_type')!r}; it is nf4 or fp4")
+    if "lm_head" in (get("lora_target_modules") or []):
+        raise UserError(
+            f"{where}: lora_target_modules names lm_head; TRL multiplies by its frozen weight directly, so the adapter "
+            "would never be trained; name it in lora_modules_to_save, or leave it out"
+        )
+    if get("optim") == "muon":
+        raise UserError(f"{where}: optim: muon with use_peft has not been tested; use adamw_torch_fused")
+    _check_spread(recipe)
+
+
+def _check_spread(recipe: Recipe) -> None:
+    get, where = recipe.values.get, recipe.path
+    config = validate(recipe.accelerate_config)
+    name, quantised = recipe.accelerate_config.name, next((key for key in LOAD if get(key)), None)
+    if config.get("deepspeed_config", {}).get("zero_stage") == 3:
+        if quantised:
+            raise UserError(
+                f"{where}: {name} shards weights by ZeRO stage 3, which cannot shard `{quantised}` weights "
+                "(bitsandbytes and DeepSpeed do not know each other); use ddp, or LoRA without quantisation"
+            )
+        if get("dtype") == "bfloat16":
+            raise UserError(
+                f"{where}: with ZeRO stage 3 TRL keeps adapters in the base's dtype (TRL issue 6089), so with dtype: "
+                "bfloat16 most of their updates would round to nothing; use fsdp2, or dtype: float32"
+            )
+    if config["distributed_type"] == "FSDP" and quantised:
+        # accelerate 1.15, fsdp2_prepare_model: 4-bit weights stored as uint8 are left out of sharding
+        if quantised == "load_in_8bit":
+            raise UserError(f"{where}: {name} cannot shard 8-bit weights; use load_in_4bit, or ddp or single_gpu")
+        if get("dtype") != "bfloat16" or get("bnb_4bit_quant_storage") != "bfloat16":
+            raise UserError(
+                f"{where}: {name} shards 4-bit weights only when they are stored in the compute dtype; stored as bytes "
+                "every GPU would hold them all; write dtype: bfloat16 and bnb_4bit_quant_storage: bfloat16, or use ddp"
+            )
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    """TRL's ModelConfig of the recipe's own keys."""
+    from trl import ModelConfig
+
+    return ModelConfig(**{key: value for key in (*KEYS, "dtype") if (value := recipe.values.get(key)) is not None})
+
+
+def peft_config(recipe: Recipe) -> LoraConfig | None:
+    """What `peft_config=` of the trainer takes: LoRA as the recipe asks for it, or None for a full fine-tune."""
+    from trl import get_peft_config
+
+    if not recipe.values.get("use_peft"):
+        return None
+    config = get_peft_config(model_config(recipe))
+    config.base_model_name_or_path = recipe.values["model_name_or_path"]
+    config.revision = None if _local(recipe) else recipe.values.get("model_revision")
+    return config
+
+
+def quantization(recipe: Recipe) -> BitsAndBytesConfig | None:
+    """How from_pretrained quantises the weights, or None. Raises UserError where bitsandbytes is not installed."""
+    from importlib.util import find_spec
+
+    from trl import get_quantization_config
+
+    if not any(recipe.values.get(key) for key in LOAD):
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise UserError(f"{recipe.path}: quantised weights need bitsandbytes, which is not installed: {INSTALL}")
+    return get_quantization_config(model_config(recipe))
+
+
+INSTALL = "pip install 'bitsandbytes>=0.49' (it comes with the gpu extra and runs on a CPU, too)"
+
+
+def _local(recipe: Recipe) -> bool:
+    return Path(recipe.values["model_name_or_path"]).is_dir()
+
+
+def keep_float32(model: torch.nn.Module) -> None:
+    """Put every trained parameter of an adapted model into float32, in place: TRL casts the adapters of a quantised
+    base to bfloat16, where most updates round to nothing.
+    """
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+
+
+def counts(model: torch.nn.Module) -> tuple[int, int]:
+    """Trained and all parameters, each weight counted once, whether sharded or quantised."""
+    trained = total = 0
+    for parameter in model.parameters():
+        size = getattr(parameter, "ds_numel", None) or parameter.numel()
+        if type(parameter).__name__ == "Params4bit":  # two values a byte, whatever they are stored as
+            size *= 2 * parameter.element_size()
+        total += size
+        trained += size * parameter.requires_grad
+    return trained, total
+
+
+def merge(
+    adapter: str | Path, base: str | Path, revision: str | None = None, dtype: torch.dtype | str = "float32"
+) -> PreTrainedModel:
+    """The model `base` at `revision`, loaded in `dtype` on the CPU, with the adapter of folder `adapter` merged in.
+
+    Weights are added in float32 one layer at a time and rounded to `dtype` once, so that it takes the memory of the
+    base in `dtype` (70B in bfloat16: 138 GB of RAM). A quantised base is not de-quantised: the original weights are
+    loaded, as for any other adapter. Raises UserError when the adapter does not fit the base or holds no number.
+    """
+    import torch
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    model = AutoModelForCausalLM.from_pretrained(
+        base, revision=revision or "main", dtype=dtype, trust_remote_code=False
+    )
+    held = {name: weight.dtype for name, weight in model.named_parameters()}
+    try:
+        model = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
+        with torch.no_grad():
+            for layer in [module for module in model.modules() if isinstance(module, BaseTunerLayer)]:
+                inner = layer.get_base_layer()
+                own = {name: weight.dtype for name, weight in inner.named_parameters(recurse=False)}
+                for name in own:
+                    getattr(inner, name).data = getattr(inner, name).data.float()
+                layer.merge(safe_merge=True)
+                for name, before in own.items():
+                    getattr(inner, name).data = getattr(inner, name).data.to(before)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"the adapter {adapter} cannot be merged into {base}: {error}; the result would be another model; was it "
+            "trained on this base?"
+        ) from error
+    merged = model.base_model.unload()
+    for name, weight in merged.named_parameters():  # whole layers of lora_modules_to_save come as float32
+        weight.data = weight.data.to(held[name])
+    return merged
+
+
+def save(trainer: Trainer, folder: Path) -> None:
+    """Write the trained model to `folder`, whole and in the recipe's dtype. Called by all processes.
+
+    Of an adapted run, run_dir/adapter is written first, and `folder` gets the base with it merged in; the main process
+    does that on its own, in the memory that `merge` needs.
+    """
+    recipe = trainer.recipe
+    if not recipe.values.get("use_peft"):
+        trainer.save_model(str(folder))
+        return
+    adapter, partial = recipe.run_dir / "adapter", recipe.run_dir / ".adapter.tmp"
+    if trainer.args.should_save:
+        shutil.rmtree(partial, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(partial))
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.args.should_save:
+        return
+    for name in ("training_args.bin", "README.md"):  # a pickle with this machine's paths, and a card of blanks
+        (partial / name).unlink(missing_ok=True)
+    if not (partial / "adapter_model.safetensors").is_file():
+        raise UserError(f"{partial} was saved without adapter weights; it cannot be used; a checkpoint still can")
+    shutil.rmtree(adapter, ignore_errors=True)
+    partial.rename(adapter)
+    if trainer.is_deepspeed_enabled:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()  # from_pretrained would wait for the other processes to load their shards
+    get, trained = recipe.values.get, trainer.accelerator.unwrap_model(trainer.model)
+    merged = merge(adapter, get("model_name_or_path"), get("model_revision"), get("dtype") or "float32")
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):  # the Trainer aligned these with the tokenizer
+        setattr(merged.config, token, getattr(trained.config, token, None))
+    merged.generation_config, merged.config.use_cache = trained.generation_config, True
+    merged.save_pretrained(str(folder))
+    save_tokenizer(trainer.processing_class, folder)
+
+
+def announcement(model: torch.nn.Module, recipe: Recipe) -> str:
+    """What is trained, printed once before the first step: the number of parameters, and hidden dropout."""
+    trained, total = counts(model)
+    get, share = recipe.values.get, recipe.values.get("hidden_dropout")
+    form = "4-bit" if get("load_in_4bit") else "8-bit" if get("load_in_8bit") else get("dtype") or "float32"
+    how = "the whole model"
+    if get("use_peft"):
+        how = f"LoRA of rank {model.peft_config['default'].r} in float32 on frozen {form} weights"
+    dropped = f"; hidden dropout {share:g} while training" if share else ""
+    return f"{'trained':<10} {trained:,} of {total:,} parameters ({how}){dropped}"
