@@ -104,9 +104,15 @@ def export(arguments: Arguments) -> None:
         raise UserError(f"export writes one folder, and {', '.join(outs)} were given; overrides are key=value")
     arguments.overrides = [word for word in arguments.overrides if "=" in word]
     recipe = _recipe(arguments)
-    from agenttuning.export import export as run
+    from agenttuning import export as room
 
-    run(recipe, outs[0] if outs else None, arguments.checkpoint, arguments.max_shard_size)
+    out = outs[0] if outs else None
+    if arguments.adapter and arguments.max_shard_size:
+        raise UserError("--adapter writes one small file; --max-shard-size would do nothing; leave one of them out")
+    if arguments.adapter:
+        room.export_adapter(recipe, out, arguments.checkpoint)
+    else:
+        room.export(recipe, out, arguments.checkpoint, arguments.max_shard_size)
 
 
 def collect(arguments: Arguments) -> None:
@@ -209,6 +215,7 @@ def _takes_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", help="a checkpoint's folder, best, or last; default the finished model, else the newest"
     )
+    parser.add_argument("--adapter", action="store_true", help="of a LoRA run the adapter alone, not merged")
     parser.add_argument("--max-shard-size", metavar="SIZE", help="e.g. 5GB; default that of transformers")
 
 

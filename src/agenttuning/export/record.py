@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from agenttuning.errors import UserError
+from agenttuning.export.source import is_result
 from agenttuning.hub import secrets
 from agenttuning.report.templating import public_name
 
@@ -26,7 +27,7 @@ BASES_OWN = ("tokenizer.json",)  # its vocabulary may well hold "/tmp"; it is co
 def train_record(source: Source, recipe: Recipe) -> dict[str, Any] | None:
     """train.json of the run that ended with this model; None for a checkpoint of the middle."""
     path = recipe.run_dir / "train.json"
-    if source.folder.resolve() != (recipe.run_dir / "model").resolve() or not path.is_file():
+    if not is_result(source.folder, recipe) or not path.is_file():
         return None
     return public(json.loads(path.read_text(encoding="utf-8")))
 

@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 from agenttuning.chat import load_for, save_tokenizer
 from agenttuning.data.folders import swap
 from agenttuning.errors import UserError
-from agenttuning.export import base as bases
-from agenttuning.export import card, check, record, settings, source, write
+from agenttuning.export import adapter, base, card, check, record, settings, source, write
 from agenttuning.export.layout import Layout, empty_model, lay_out
 from agenttuning.export.readers import INDEX, open_weights
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+    from agenttuning.export.base import Base
+    from agenttuning.export.source import Source
     from agenttuning.recipe import Recipe
 
 RECORD = "export.json"
@@ -43,55 +46,67 @@ def export(
     recipe: Recipe, out: str | Path | None = None, checkpoint: str | None = None, max_shard_size: str | None = None
 ) -> Exported:
     """Write `out` (run_dir/export) from run_dir/model, the newest whole checkpoint, or the `checkpoint` asked for (a
-    path, best or last), in bfloat16, and check it against its source.
+    path, best or last), in bfloat16, and check it against its source. An adapter is merged into its base, in memory.
 
     Raises UserError when there is no source, when it or the export fails a check, when there is no room, and when
     `out` holds files of somebody else.
     """
     folder = Path(out) if out else recipe.run_dir / "export"
-    found = source.find(recipe, checkpoint)
-    base, tokenizer = bases.find(recipe), load_for(recipe)
     shard_size = write.check_size(max_shard_size or write.default_shard_size())
+    found = source.find(recipe, checkpoint)
+    origin, tokenizer = base.find(recipe), load_for(recipe)
 
-    trained = settings.trained_config(found.folder, base.folder)
+    trained = settings.trained_config(found.folder, origin.folder)
     model = empty_model(trained)
-    layout = lay_out(model, open_weights(found.folder, found.kind))
-    config = settings.published_config(trained, base.folder, tokenizer, type(model).__name__)
-    train_record = record.train_record(found, recipe)
+    merged = found.kind == "adapter"
+    layout = lay_out(model, adapter.merged(recipe, found.folder) if merged else open_weights(found.folder, found.kind))
+    config = settings.published_config(trained, origin.folder, tokenizer, type(model).__name__)
 
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
-    check_room(folder, layout)
-    try:
-        partial.mkdir(parents=True)
+    check_room(folder, sum(spec.numel() * spec.element_size() for spec in layout.specs.values()))
+    with staged(folder) as partial:
         digests = write.write_shards(partial, layout.specs, layout.read, shard_size)
         config.save_pretrained(partial)
-        settings.generation_config(found.folder, base.folder, tokenizer).save_pretrained(partial)
-        save_tokenizer(tokenizer, partial)
-        for name, raw in base.terms.items():
-            (partial / name).write_bytes(raw)
-        digest = train_record["recipe_hash"] if train_record else recipe.hash
-        texts = {
-            "recipe.yaml": record.recipe_text(recipe, digest),
-            "README.md": card.write(recipe, base, found.step, train_record, adapter=False),
-        }
-        if train_record:
-            texts["train.json"] = json.dumps(train_record, indent=1) + "\n"
-        _write(partial, texts)
-        figures = verified(partial, layout, found, trained, recipe, tokenizer)
-        said = {
-            "recipe": recipe.name,
-            "recipe_hash": digest,
-            "from": {"kind": found.kind, "folder": found.folder.name, "step": found.step},
+        settings.generation_config(found.folder, origin.folder, tokenizer).save_pretrained(partial)
+        said = companions(partial, recipe, origin, found, tokenizer)
+        said |= {
             "parameters": sum(spec.numel() for spec in layout.specs.values()),
             "weights": digests,
-            "logits": figures,
-            "licence": base.licence,
-            "lacking": base.lacking,
+            "logits": verified(partial, layout, found, trained, recipe, tokenizer),
         }
-        _write(partial, {RECORD: json.dumps(said, indent=1) + "\n"})
-        files = (*digests, INDEX, "config.json", "generation_config.json", *TOKENIZER, *base.terms, *texts, RECORD)
-        record.check_folder(partial, recipe, files)
+        finish(partial, recipe, origin, said, (*digests, INDEX, "config.json", "generation_config.json"))
+    print(report(folder, said), flush=True)
+    return Exported(folder, origin.lacking)
+
+
+def export_adapter(recipe: Recipe, out: str | Path | None = None, checkpoint: str | None = None) -> Exported:
+    """Write `out` (run_dir/export-adapter) with the LoRA adapter alone, as PEFT loads it onto the base model from the
+    Hub: from run_dir/adapter, the newest whole checkpoint, or the `checkpoint` asked for. Its tensors are copied as
+    they are and compared. Raises UserError as `export`, and for a run without an adapter.
+    """
+    folder = Path(out) if out else recipe.run_dir / "export-adapter"
+    found = source.find(recipe, checkpoint, adapter=True)
+    origin, tokenizer = base.find(recipe), load_for(recipe)
+    tensors = adapter.tensors(found.folder)
+    check_room(folder, sum(tensor.nbytes for tensor in tensors.values()))
+    with staged(folder) as partial:
+        digests = adapter.write(partial, tensors, found.folder, recipe)
+        said = companions(partial, recipe, origin, found, tokenizer)
+        adapter.compare(partial, found.folder, empty_model(settings.trained_config(found.folder, origin.folder)))
+        check.compare_tokens(partial, tokenizer)
+        said |= {"parameters": sum(tensor.numel() for tensor in tensors.values()), "weights": digests}
+        finish(partial, recipe, origin, said, (*digests, "adapter_config.json"))
+    print(report(folder, said), flush=True)
+    return Exported(folder, origin.lacking)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which takes its place once all is done."""
+    partial = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
         swap(partial, folder, RECORD, what="an export")
     except OSError as error:
         raise UserError(
@@ -100,15 +115,45 @@ def export(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(report(folder, said), flush=True)
-    return Exported(folder, base.lacking)
 
 
-def check_room(folder: Path, layout: Layout) -> None:
-    """Raise UserError unless the disk has room for the export beside an older one."""
+def companions(
+    partial: Path, recipe: Recipe, origin: Base, found: Source, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    """Write tokenizer, licence, card and the records of the run; returns what export.json says of them."""
+    save_tokenizer(tokenizer, partial)
+    for name, raw in origin.terms.items():
+        (partial / name).write_bytes(raw)
+    trained = record.train_record(found, recipe)
+    digest = trained["recipe_hash"] if trained else recipe.hash
+    texts = {
+        "recipe.yaml": record.recipe_text(recipe, digest),
+        "README.md": card.write(recipe, origin, found.step, trained, adapter="adapter_config.json" in _names(partial)),
+    }
+    if trained:
+        texts["train.json"] = json.dumps(trained, indent=1) + "\n"
+    for name, text in texts.items():
+        (partial / name).write_text(text, encoding="utf-8")
+    return {
+        "recipe": recipe.name,
+        "recipe_hash": digest,
+        "from": {"kind": found.kind, "folder": found.folder.name, "step": found.step},
+        "licence": origin.licence,
+        "lacking": origin.lacking,
+    }
+
+
+def finish(partial: Path, recipe: Recipe, origin: Base, said: dict[str, Any], files: tuple[str, ...]) -> None:
+    """Write export.json and look at every file once more. Raises UserError for one that must not be published."""
+    (partial / RECORD).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    records = ("recipe.yaml", "README.md", "train.json", RECORD)
+    record.check_folder(partial, recipe, (*files, *TOKENIZER, *origin.terms, *records))
+
+
+def check_room(folder: Path, weights: int) -> None:
+    """Raise UserError unless the disk has room for `weights` bytes and what goes with them, beside an older export."""
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
-    needed = sum(spec.numel() * spec.element_size() for spec in layout.specs.values()) + ROOM_BESIDE
-    free = shutil.disk_usage(parent).free
+    needed, free = weights + ROOM_BESIDE, shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
             f"{parent} has {free / 2**30:.1f} GiB free and the export takes {needed / 2**30:.1f}; it would stop in the "
@@ -117,7 +162,12 @@ def check_room(folder: Path, layout: Layout) -> None:
 
 
 def verified(
-    folder: Path, layout: Layout, found: source.Source, trained: PreTrainedConfig, recipe: Recipe, tokenizer: Any
+    folder: Path,
+    layout: Layout,
+    found: Source,
+    trained: PreTrainedConfig,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Any]:
     """The figures of the comparison with the source. Raises UserError where it fails."""
     check.compare_weights(folder, layout)
@@ -128,7 +178,7 @@ def verified(
         return check.compare_logits(folder, lambda room: reference(found, layout, trained, room), ids, Path(scratch))
 
 
-def reference(found: source.Source, layout: Layout, trained: PreTrainedConfig, scratch: Path) -> PreTrainedModel:
+def reference(found: Source, layout: Layout, trained: PreTrainedConfig, scratch: Path) -> PreTrainedModel:
     """The source's model, whose weights are fetched when they are used."""
     if layout.source is not None:
         model = empty_model(trained)
@@ -142,18 +192,22 @@ def reference(found: source.Source, layout: Layout, trained: PreTrainedConfig, s
 
 def report(folder: Path, said: dict[str, Any]) -> str:
     """What was written and how it compares, for the screen."""
-    logits = said["logits"]
+    what = "in bfloat16" if "logits" in said else "of an adapter"
     lines = [
-        f"written: {folder}: {said['parameters']:,} parameters in bfloat16, {len(said['weights'])} file(s), from "
-        f"{said['from']['folder']} ({said['from']['kind']})",
-        f"checked: every tensor equals the source's, rounded; logits of {logits['tokens']} tokens differ by "
-        f"{logits['difference']:.2g} (allowed {logits['tolerance']:.2g}); rounding itself moved them by "
-        f"{logits['difference_of_rounding']:.2g} and left {100 * logits['same_first_choice']:.1f} % of first choices",
+        f"written: {folder}: {said['parameters']:,} parameters {what}, {len(said['weights'])} file(s), from "
+        f"{said['from']['folder']} ({said['from']['kind']})"
     ]
+    if logits := said.get("logits"):
+        lines.append(
+            f"checked: every tensor equals the source's, rounded; logits of {logits['tokens']} tokens differ by "
+            f"{logits['difference']:.2g} (allowed {logits['tolerance']:.2g}); rounding itself moved them by "
+            f"{logits['difference_of_rounding']:.2g} and left {logits['same_first_choice']:.1%} of first choices"
+        )
+    else:
+        lines.append("checked: every tensor is the source's, and the base model has a place for each")
     ready = "ready for the Hub" if not said["lacking"] else "not ready for the Hub:"
     return "\n".join([*lines, ready, *(f"  - {line}" for line in said["lacking"])])
 
 
-def _write(folder: Path, texts: dict[str, str]) -> None:
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}

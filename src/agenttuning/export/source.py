@@ -34,12 +34,12 @@ class Source:
     recipe: dict[str, Any] | None  # the flat record that it was trained with, where one was kept
 
 
-def find(recipe: Recipe, asked: str | None = None) -> Source:
-    """The source that was asked for: a path, `best`, `last`, or None for run_dir/model, else the newest whole
-    checkpoint. Raises UserError when there is none, when it is damaged, or when it was trained by another recipe.
+def find(recipe: Recipe, asked: str | None = None, adapter: bool = False) -> Source:
+    """The source that was asked for: a path, `best`, `last`, or None for run_dir/model (run_dir/adapter), else the
+    newest whole checkpoint. Raises UserError when there is none, when it is damaged, or trained by another recipe.
     """
-    folder = _folder(recipe, asked)
-    manifest = checkpoints.read_manifest(folder)
+    folder = _folder(recipe, asked, "adapter" if adapter else "model")
+    kind, manifest = kind_of(folder), checkpoints.read_manifest(folder)
     if reason := damage(folder, recipe):
         raise UserError(
             f"{folder} is not whole: {reason}; other weights than the trained ones would be published; restore its "
@@ -47,7 +47,9 @@ def find(recipe: Recipe, asked: str | None = None) -> Source:
         )
     recorded = manifest["recipe"] if manifest else _resolved(folder)
     _check_recipe(recipe, recorded, folder)
-    return Source(folder, kind_of(folder), _step(folder, manifest, recipe), recorded)
+    if adapter and kind != "adapter":
+        raise UserError(f"--adapter: {folder} holds a whole model and no adapter; leave --adapter out")
+    return Source(folder, kind, _step(folder, manifest, recipe), recorded)
 
 
 def damage(folder: Path, recipe: Recipe) -> str | None:
@@ -58,8 +60,9 @@ def damage(folder: Path, recipe: Recipe) -> str | None:
     if manifest is None:
         if re.fullmatch(r"checkpoint-\d+", folder.name) or (folder / "trainer_state.json").is_file():
             return f"it has no {checkpoints.MANIFEST} that can be read: the run was stopped while it was saved"
-        recorded = _trained(recipe).get("model") if _is_result(folder, recipe) else None
-        return "its content has changed since it was trained" if recorded not in (None, model_digest(folder)) else None
+        recorded = _trained(recipe).get("model") if is_result(folder, recipe, "model") else None
+        changed = recorded is not None and recorded != model_digest(folder)
+        return "its content has changed since it was trained" if changed else None
     files = {name: entry for name, entry in manifest["files"].items() if not name.startswith(FOR_A_RESUME)}
     return next(iter(checkpoints.damage(folder, {"files": files}).values()), None)
 
@@ -81,10 +84,10 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def _folder(recipe: Recipe, asked: str | None) -> Path:
+def _folder(recipe: Recipe, asked: str | None, result: str) -> Path:
     run_dir = recipe.run_dir
-    if asked is None and (run_dir / "model" / "config.json").is_file():
-        return run_dir / "model"
+    if asked is None and any((run_dir / result / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return run_dir / result
     if asked not in (None, "best", "last"):
         if not Path(asked).is_dir():
             raise UserError(f"--checkpoint {asked}: there is no such folder; give a folder, or best, or last")
@@ -105,8 +108,10 @@ def _folder(recipe: Recipe, asked: str | None) -> Path:
     )
 
 
-def _is_result(folder: Path, recipe: Recipe) -> bool:
-    return folder.resolve() == (recipe.run_dir / "model").resolve()
+def is_result(folder: Path, recipe: Recipe, *names: str) -> bool:
+    """Whether a folder is what the finished run left under one of these names (default: any)."""
+    places = [recipe.run_dir / name for name in names or ("model", "adapter")]
+    return any(folder.resolve() == place.resolve() for place in places)
 
 
 def _trained(recipe: Recipe) -> dict[str, Any]:
@@ -143,4 +148,4 @@ def _check_recipe(recipe: Recipe, recorded: dict[str, Any] | None, folder: Path)
 def _step(folder: Path, manifest: dict[str, Any] | None, recipe: Recipe) -> int | None:
     if manifest:
         return manifest["step"]
-    return _trained(recipe).get("steps") if _is_result(folder, recipe) else None
+    return _trained(recipe).get("steps") if is_result(folder, recipe) else None
