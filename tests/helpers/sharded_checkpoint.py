@@ -45,11 +45,13 @@ def fsdp2(places: dict[str, str]) -> None:
     assert accelerator.distributed_type == DistributedType.FSDP
     for folder, out in places.items():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        plugin.transformer_cls_names_to_wrap = model._no_split_modules  # it remembers those of its first model
         model, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters()))
         for weight in model.parameters():
             assert isinstance(weight, DTensor)
             weight.data.mul_(FACTOR)
         save_fsdp_model(plugin, accelerator, model, out)
+        accelerator.free_memory()
 
 
 def zero3(places: dict[str, str]) -> None:

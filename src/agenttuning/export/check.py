@@ -4,6 +4,7 @@ as anybody would load it. Weights pass a module at a time, so that 70B needs no 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +99,7 @@ def compare_logits(
     import torch
     from transformers import AutoModelForCausalLM
 
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # "... offloaded to the disk": on purpose
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder, device_map={"": "disk"}, offload_folder=str(scratch / "export"), output_loading_info=True
     )

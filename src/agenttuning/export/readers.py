@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +85,23 @@ def from_fsdp(folder: Path) -> Weights:
         import torch
 
         tensor = torch.empty(tensors[name].size, dtype=tensors[name].properties.dtype)
-        checkpoint.load({prefix + name: tensor}, storage_reader=checkpoint.FileSystemReader(path), no_dist=True)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that no process group is there, which no_dist=True says
+                reader = checkpoint.FileSystemReader(path)
+                checkpoint.load({prefix + name: tensor}, storage_reader=reader, no_dist=True)
+        except (checkpoint.api.CheckpointException, OSError, RuntimeError) as error:
+            raise UserError(
+                f"{name} cannot be read from {path}: {_last_line(error)}; the model would lack it; restore the files, "
+                "or export another checkpoint"
+            ) from error
         return tensor
 
     return Weights({name: tuple(entry.size) for name, entry in tensors.items()}, read, in_memory=True)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def from_zero(folder: Path) -> Weights:

@@ -82,7 +82,8 @@ def _write(path: Path, specs: dict[str, torch.Tensor], read: Callable[[str], tor
             tensor = read(name).contiguous()
             if tensor.shape != spec.shape or tensor.dtype != spec.dtype:
                 raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {spec} was announced")
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            # the extremes, because isfinite() of the tensor would take its memory twice over
+            if tensor.is_floating_point() and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
                 raise UserError(
                     f"{name} holds values that are no numbers; the model would answer with nothing; the training "
                     "diverged or the file is damaged: export an earlier checkpoint (--checkpoint PATH)"
