@@ -1,4 +1,4 @@
-"""Checkpoints that two processes sharded are exported like any other: Llama, tied weights, experts; FSDP2 and ZeRO-3."""
+"""What two processes sharded is exported like any other: Llama, tied weights, experts; by FSDP2 and ZeRO-3."""
 
 from __future__ import annotations
 
@@ -98,3 +98,14 @@ def test_without_deepspeed_a_zero_checkpoint_says_how_to_install_it(models, tmp_
     recipe = tiny_recipe(models / "recipes/tiny/sft.yaml", tmp_path / "run", f"model_name_or_path={models / 'llama'}")
     with pytest.raises(UserError, match="pip install --no-build-isolation deepspeed"):
         export(recipe, tmp_path / "out", str(tmp_path / "checkpoint"))
+
+
+def test_a_sharded_adapter_is_said(models, sharded, tmp_path, monkeypatch):
+    from agenttuning.export import readers, run
+
+    real = readers.open_weights(sharded("fsdp2") / "llama", "fsdp2")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    monkeypatch.setattr(run, "open_weights", lambda *_: readers.Weights({name: (4, 32)}, real.read, in_memory=True))
+    recipe = tiny_recipe(models / "recipes/tiny/sft.yaml", tmp_path / "run", f"model_name_or_path={models / 'llama'}")
+    with pytest.raises(UserError, match="shards of an adapter"):
+        export(recipe, tmp_path / "out", str(sharded("fsdp2") / "llama"))

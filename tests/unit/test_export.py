@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from agenttuning import cli
@@ -23,7 +24,7 @@ BASE_FILES = {
     "README.md": "---\nlicense: llama2\nlanguage: en\n---\n# base\n",
     "LICENSE.txt": "LLAMA 2 COMMUNITY LICENSE AGREEMENT (stand-in of the tests)\n",
     "USE_POLICY.md": "# Llama 2 Acceptable Use Policy (stand-in of the tests)\n",
-    "generation_config.json": '{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "max_length": 4096, "pad_token_id": 0}',
+    "generation_config.json": '{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "max_length": 4096}',
 }
 
 
@@ -57,14 +58,10 @@ def copied(world, tmp_path):
 
 
 def rounded(tensors):
-    import torch
-
     return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
 
 
 def same(one, other):
-    import torch
-
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -80,7 +77,6 @@ def test_it_holds_the_trained_weights_rounded_once(world, exported):
 
 
 def test_it_loads_generates_and_speaks_the_trained_format_as_anybody_would_load_it(exported, recipe):
-    import torch
     from jinja2 import Environment
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -101,7 +97,8 @@ def test_it_loads_generates_and_speaks_the_trained_format_as_anybody_would_load_
 
 def test_sampling_is_the_bases_and_ends_with_the_trained_token(exported):
     values = json.loads((exported / "generation_config.json").read_text())
-    wanted = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    wanted = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_length": 4096}
+    wanted |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     assert {key: values.get(key) for key in wanted} == wanted
 
 
@@ -111,7 +108,8 @@ def test_licence_notice_and_card(exported):
     assert (exported / "LICENSE.txt").read_text() == BASE_FILES["LICENSE.txt"]
     assert (exported / "USE_POLICY.md").read_text() == BASE_FILES["USE_POLICY.md"]
     assert (exported / "Notice.txt").read_text() == (
-        "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
+        "Llama 2 is licensed under the LLAMA 2 Community License, "
+        "Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
     )
     card = ModelCard.load(exported / "README.md")
     assert card.data.license == "llama2" and card.data.library_name == "transformers"
@@ -306,7 +304,7 @@ def edited(folder: Path, change) -> None:
     [
         (lambda tensors: tensors.pop("model.norm.weight"), "lacks model.norm.weight"),
         (lambda tensors: tensors.update(extra=tensors["model.norm.weight"].clone()), "unknown to the model, extra"),
-        (lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"][:5].clone()}), "another shape"),
+        (lambda tensors: tensors.update({"model.norm.weight": torch.ones(5)}), "another shape"),
         (lambda tensors: tensors["model.norm.weight"].fill_(float("nan")), "no numbers"),
     ],
 )
@@ -351,7 +349,7 @@ def passed(folder):
     out.mkdir(), scratch.mkdir()
     trained = settings.trained_config(folder, folder)
     plan = layout.lay_out(layout.empty_model(trained), readers.open_weights(folder, "safetensors"))
-    write.write_shards(out, plan.specs, plan.read, "25MB")
+    write.write_shards(out, plan.specs, plan.read, "35MB")
     trained.dtype = "bfloat16"
     trained.save_pretrained(out)
     check.compare_weights(out, plan)
@@ -368,8 +366,7 @@ print(bytes_of("VmHWM") - before)
 
 
 def save_constant(folder: Path, hidden: int) -> int:
-    """Write a model whose logits differ from each other, without the time that random numbers take; returns its bytes."""
-    import torch
+    """Write a model of constants, whose logits still differ from each other; returns its bytes."""
     from transformers import LlamaConfig
 
     shape = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": 10, "num_attention_heads": 8}
@@ -384,7 +381,9 @@ def save_constant(folder: Path, hidden: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux' /proc")
 def test_memory_stays_below_the_model(tmp_path):
-    """200 MB of float32 pass through about one shard's memory (25 MB): written, compared, and computed with."""
+    """200 MB of float32 are written, compared and computed with in about the memory of one shard (of 35 MB). What it
+    takes is the largest tensor (16 MB here) as it was stored, in bfloat16 and in float32.
+    """
     save_constant(tmp_path / "small", 32)
     total = save_constant(tmp_path / "large", 512)
     assert total > 190e6
@@ -401,7 +400,6 @@ def test_memory_stays_below_the_model(tmp_path):
 
 def test_layouts_of_every_modern_kind_give_the_names_that_transformers_saves(tmp_path):
     """Tied weights once, experts one by one, from a folder and from a state dict in memory."""
-    import torch
     from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     from agenttuning.export.readers import Weights, from_safetensors
@@ -431,7 +429,6 @@ def test_layouts_of_every_modern_kind_give_the_names_that_transformers_saves(tmp
 
 
 def test_what_a_model_keeps_in_float32_stays_so(tmp_path):
-    import torch
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     from agenttuning.export.readers import from_safetensors

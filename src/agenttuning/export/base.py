@@ -33,14 +33,16 @@ BUILT_WITH = re.compile(QUOTED.format("Built with "))
 
 @dataclass(frozen=True)
 class Base:
-    """hub_id: None for a local folder. licence: the Hub's id, or None where nothing states one. terms: {name: bytes}
-    of the licence files that go along; built_with: what the licence wants displayed; lacking: why it is not enough.
+    """hub_id: None for a local folder. licence: the Hub's id, or None where nothing states one; licence_name: its own
+    name where that id is `other`. terms: {name: bytes} of the licence files that go along; built_with: what the licence
+    wants displayed; lacking: why it is not enough.
     """
 
     folder: Path
     hub_id: str | None
     revision: str | None
     licence: str | None
+    licence_name: str | None
     terms: dict[str, bytes]
     built_with: str | None = None
     lacking: list[str] = field(default_factory=list)
@@ -60,13 +62,15 @@ def find(recipe: Recipe) -> Base:
         for path in sorted(folder.iterdir())
         if TERMS.fullmatch(path.name) and path.is_file() and path.stat().st_size <= LARGEST
     }
-    licence = _licence(name, folder, texts)
+    header = _header(folder / "README.md")
+    licence = _licence(name, header, texts)
+    own_name = header.get("license_name") if licence == "other" else None
     terms, built_with = _with_notice(licence, texts)
     lacking = _lacking(public_name(name), licence, terms)
     if local:
         lacking.append("base model: the recipe names a local folder; write its Hub id as base_model into README.md")
-        return Base(folder, None, None, licence, terms, built_with, lacking)
-    return Base(folder, name, revision or "main", licence, terms, built_with, lacking)
+        return Base(folder, None, None, licence, own_name, terms, built_with, lacking)
+    return Base(folder, name, revision or "main", licence, own_name, terms, built_with, lacking)
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -83,9 +87,8 @@ def _download(name: str, revision: str | None) -> Path:
         ) from None
 
 
-def _licence(name: str, folder: Path, texts: dict[str, bytes]) -> str | None:
-    header = _header(folder / "README.md")
-    stated = header.get("license_name") or "other" if header.get("license") == "other" else header.get("license")
+def _licence(name: str, header: dict, texts: dict[str, bytes]) -> str | None:
+    stated = header.get("license")
     if isinstance(stated, str) and stated:
         return stated
     if re.search(r"llama-2", name, re.IGNORECASE) or any(LLAMA_2.search(_text(raw)) for raw in texts.values()):

@@ -41,7 +41,7 @@ def write(recipe: Recipe, base: Base, step: int | None, record: dict[str, Any] |
         "supervised": sum((record or {}).get("supervised_tokens", {}).values()),
         "versions": ", ".join(f"{key} {record['versions'].get(key, '?')}" for key in VERSIONS) if record else None,
         "system_prompt": recipe.mixture.system_prompt,
-        "licence": base.licence,
+        "licence": base.licence_name or base.licence,
         "terms": sorted(base.terms),
     }
     body = templating.render("model_card.md.jinja", values, TEMPLATES)
@@ -55,7 +55,7 @@ def header(recipe: Recipe, base: Base, adapter: bool) -> str:
     cards = [load_card(name, recipe.root / "data_cards") for name in sorted(recipe.mixture.sources)]
     data = ModelCardData(
         license=base.licence or "other",
-        license_name=None if base.licence else "not-stated",
+        license_name=base.licence_name if base.licence else "not-stated",
         base_model=base.hub_id,
         datasets=sorted({card.hub_id for card in cards if card.hub_id}) or None,
         library_name="peft" if adapter else "transformers",

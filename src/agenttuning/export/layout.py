@@ -96,6 +96,11 @@ def _match(wanted: dict[str, torch.Tensor], weights: Weights, tied: dict[str, st
     """{wanted name: name in the checkpoint}."""
     import torch
 
+    if any(".lora_" in name for name in weights.shapes):
+        raise UserError(
+            "these are the shards of an adapter, which are not put together here; let the run end and export its "
+            "model or (--adapter) its adapter, or checkpoint with fsdp_state_dict_type: FULL_STATE_DICT"
+        )
     place = {name: name for name in wanted if name in weights.shapes}
     for name, stored in tied.items():
         if name in weights.shapes and stored not in weights.shapes:
