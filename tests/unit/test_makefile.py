@@ -38,7 +38,9 @@ def test_make_alone_prints_help_that_names_real_targets():
         assert re.search(pattern, TEXT, re.M), name
 
 
-@pytest.mark.parametrize("verb", ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "export"])
+@pytest.mark.parametrize(
+    "verb", ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "export"]
+)
 def test_pattern_rules(verb):
     assert dry(f"{verb}-13b") == f"env/bin/python -m agenttuning {verb} recipes/agentlm-13b/sft.yaml"
 
