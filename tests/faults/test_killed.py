@@ -41,7 +41,7 @@ STATUS = {"term": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT}
 @pytest.fixture(scope="module")
 def runs(killed):
     """The folder with all runs of CASES, each ended as it should be."""
-    folder, statuses, shown = killed({name: case[:3] for name, case in CASES.items()})
+    folder, statuses, shown = killed({name: (*case[:3], 1) for name, case in CASES.items()})
     assert statuses == {name: STATUS.get(case[0], -signal.SIGKILL) for name, case in CASES.items()}, shown
     assert f"stopped by SIGTERM at step 5/12; the same command goes on from {folder / 'term'}" in shown
     return folder

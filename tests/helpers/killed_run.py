@@ -1,17 +1,21 @@
 """Train tiny recipes and die by a signal: `python killed_run.py RECIPE FOLDER CASES`, CASES a JSON object of
-{name: [when, step, [overrides]]}. Each case trains into FOLDER/name in a process of its own, forked after the imports,
-which take longer than the runs. Prints {name: exit status} as its last line, -9 for a process that was killed.
+{name: [when, step, [overrides], processes]}. Each case trains into FOLDER/name (of two words, the first) in processes
+of its own, forked after the imports, which take longer than the runs. Prints {name: exit status} as its last line, -9
+for a process that was killed; of several processes the status is that of the last one, to which `when` happens. It ends
+with the others still running only when it was killed, and they are killed after it.
 
 when, for dying by SIGKILL: `step` after the optimizer step `step`; in the save of `step`: `begin` before a file of it,
 `files` after the weights, `manifest` before the manifest, `rename` between manifest and rename, `rotate` with the name
 of an old checkpoint gone and its files there; `swap` between the renames of the final model. `term` sends SIGTERM
-instead, `interrupt` SIGINT, both after the optimizer step `step`, and the run itself decides what happens.
+instead, `interrupt` SIGINT, both after the optimizer step `step`, and the run itself decides what happens. `run` lets
+it be.
 """
 
 import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -46,6 +50,8 @@ def after_step(step: int, number: int) -> None:
 def arrange(when: str, step: int) -> None:
     named = lambda folder, *_: Path(folder).name == f"checkpoint-{step}"  # noqa: E731
     numbers = {"step": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
+    if when == "run":
+        return
     if when in numbers:
         after_step(step, numbers[when])
     elif when == "begin":
@@ -66,7 +72,8 @@ def arrange(when: str, step: int) -> None:
 
 
 def run(recipe: Path, folder: Path, when: str, step: int, overrides: list[str]) -> int:
-    arrange(when, step)
+    if int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1:
+        arrange(when, step)
     try:
         train(tiny_recipe(recipe, folder, *overrides))
     except Stopped as stopped:
@@ -79,14 +86,36 @@ def run(recipe: Path, folder: Path, when: str, step: int, overrides: list[str]) 
 
 def main(recipe: str, folder: str, cases: str) -> None:
     statuses = {}
-    for name, case in json.loads(cases).items():
-        child = os.fork()
-        if child == 0:
-            status = run(Path(recipe), Path(folder) / name, *case)
-            sys.stdout.flush()
-            os._exit(status)
-        statuses[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for name, (when, step, overrides, processes) in json.loads(cases).items():
+        children, port = [], free_port()
+        for rank in range(processes):
+            children.append(os.fork())
+            if children[-1] == 0:
+                if processes > 1:
+                    of_several(rank, processes, port)
+                status = run(Path(recipe), Path(folder) / name.split()[0], when, step, overrides)
+                sys.stdout.flush()
+                os._exit(status)
+        statuses[name] = os.waitstatus_to_exitcode(os.waitpid(children[-1], 0)[1])
+        for child in children[:-1]:
+            if statuses[name] < 0:
+                os.kill(child, signal.SIGKILL)
+            ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert ended == statuses[name], (name, ended)
     print(json.dumps(statuses))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def of_several(rank: int, processes: int, port: int) -> None:
+    """What a launcher tells each of its processes."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
 
 
 if __name__ == "__main__":
