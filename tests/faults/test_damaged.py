@@ -173,16 +173,6 @@ def test_what_changes_nothing_may_change(world, run_dir, finished, capsys):
     assert losses(run_dir) == losses(finished)
 
 
-def test_a_run_killed_before_its_model_takes_no_step_too_many(world, run_dir, finished):
-    shutil.rmtree(run_dir / "model")
-    (run_dir / "train.json").unlink()
-    train(tiny_recipe(world, run_dir))
-    assert losses(run_dir) == losses(finished)
-    assert (run_dir / "model" / "model.safetensors").read_bytes() == (
-        finished / "model" / "model.safetensors"
-    ).read_bytes()
-
-
 def test_the_best_is_kept_and_named(world, tmp_path, capsys):
     """At this rate the loss rises after a while, so the best is not the last."""
     wild = ("learning_rate=0.5", "warmup_steps=5", "max_steps=8", "save_total_limit=1", "metric_for_best_model=loss")
