@@ -33,9 +33,10 @@ CASES = SEEDED | {
     "rotate": ("rotate", 4, ("save_total_limit=1",), 4),
     "swap": ("swap", 0, ("mixture.draws=16",), 6),
     "term": ("term", 5, LONG, 5),
+    "group": ("group", 3, WORKERS, 3),
     "interrupt": ("interrupt", 2, LONG, 2),
 }
-STATUS = {"term": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT}
+STATUS = {"term": 128 + signal.SIGTERM, "group": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT}
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,8 @@ def test_overrides_and_options_mix_in_any_order(monkeypatch):
     import types
 
     seen = []
-    fake = types.SimpleNamespace(train=lambda recipe, data_paths, resume, **_: seen.append((recipe, data_paths, resume)))
+    train = lambda recipe, data_paths, resume, **_: seen.append((recipe, data_paths, resume))  # noqa: E731
+    fake = types.SimpleNamespace(train=train)
     monkeypatch.setitem(sys.modules, "agenttuning.train", fake)
     monkeypatch.setattr("agenttuning.preflight.check", lambda *_: None)
     words = ["train", R13, "seed=7", "--data", "agentinstruct=a.jsonl", "mixture.seed=8", "--run-dir", "x"]
