@@ -33,15 +33,16 @@ CASES = SEEDED | {
     "rotate": ("rotate", 4, ("save_total_limit=1",), 4),
     "swap": ("swap", 0, ("mixture.draws=16",), 6),
     "term": ("term", 5, LONG, 5),
+    "group": ("group", 3, WORKERS, 3),
     "interrupt": ("interrupt", 2, LONG, 2),
 }
-STATUS = {"term": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT}
+STATUS = {"term": 128 + signal.SIGTERM, "group": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT}
 
 
 @pytest.fixture(scope="module")
 def runs(killed):
     """The folder with all runs of CASES, each ended as it should be."""
-    folder, statuses, shown = killed({name: case[:3] for name, case in CASES.items()})
+    folder, statuses, shown = killed({name: (*case[:3], 1) for name, case in CASES.items()})
     assert statuses == {name: STATUS.get(case[0], -signal.SIGKILL) for name, case in CASES.items()}, shown
     assert f"stopped by SIGTERM at step 5/12; the same command goes on from {folder / 'term'}" in shown
     return folder

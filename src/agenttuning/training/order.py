@@ -1,8 +1,8 @@
 """The order of the rows, by seed and pass alone, so that a resumed run sees what the uninterrupted one would have.
 
 transformers' LengthGroupedSampler draws from the global generator: a run resumed in its second pass would get an order
-that depends on how many random numbers its first steps used. And accelerate 1.15 does not tell the pass to a sampler
-that lies under the batches of one process among several and those that a resume skips.
+that depends on how many random numbers its first steps used. And where several processes skip batches in a resume,
+accelerate 1.15 tells the pass to its own random sampler alone.
 """
 
 from __future__ import annotations
