@@ -7,6 +7,7 @@ adapter alone. Adapters are float32 whatever the base is held in: their updates 
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ LOAD = ("load_in_4bit", "load_in_8bit")
 BNB_4BIT = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
 KEYS = ("use_peft", *LORA, *LOAD, *BNB_4BIT)
 DTYPES = ("float32", "bfloat16")
+STORAGE = ("uint8", "bfloat16", "float16", "float32")  # what bitsandbytes can keep two 4-bit values a byte in
+INSTALL = "pip install 'bitsandbytes>=0.49' (it comes with the gpu extra and runs on a CPU, too)"
 
 
 def check(recipe: Recipe) -> None:
@@ -56,6 +59,13 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"{where}: dtype: {get('dtype')}; the weights under an adapter are {' or '.join(DTYPES)}")
     if get("bnb_4bit_quant_type", "nf4") not in ("nf4", "fp4"):
         raise UserError(f"{where}: bnb_4bit_quant_type is {get('bnb_4bit_quant_type')!r}; it is nf4 or fp4")
+    if get("bnb_4bit_quant_storage", "uint8") not in STORAGE:
+        raise UserError(
+            f"{where}: bnb_4bit_quant_storage is {get('bnb_4bit_quant_storage')!r}; it is one of {', '.join(STORAGE)}"
+        )
+    if get("lora_r", 1) < 1 or not 0 <= get("lora_dropout", 0) < 1:
+        key = "lora_r" if get("lora_r", 1) < 1 else "lora_dropout"
+        raise UserError(f"{where}: {key} is {get(key)}; a rank is 1 or more, a dropout in [0, 1)")
     if "lm_head" in (get("lora_target_modules") or []):
         raise UserError(
             f"{where}: lora_target_modules names lm_head; TRL multiplies by its frozen weight directly, so the adapter "
@@ -113,18 +123,20 @@ def peft_config(recipe: Recipe) -> LoraConfig | None:
 
 def quantization(recipe: Recipe) -> BitsAndBytesConfig | None:
     """How from_pretrained quantises the weights, or None. Raises UserError where bitsandbytes is not installed."""
-    from importlib.util import find_spec
-
     from trl import get_quantization_config
 
-    if not any(recipe.values.get(key) for key in LOAD):
-        return None
-    if find_spec("bitsandbytes") is None:
-        raise UserError(f"{recipe.path}: quantised weights need bitsandbytes, which is not installed: {INSTALL}")
+    if lack := missing(recipe):
+        raise UserError(f"{recipe.path}: {lack}")
     return get_quantization_config(model_config(recipe))
 
 
-INSTALL = "pip install 'bitsandbytes>=0.49' (it comes with the gpu extra and runs on a CPU, too)"
+def missing(recipe: Recipe) -> str | None:
+    """What an adapted or quantised run needs and is not installed here, and how to get it; None where nothing is."""
+    wanted = {"peft": recipe.values.get("use_peft"), "bitsandbytes": any(recipe.values.get(key) for key in LOAD)}
+    install = {"peft": "pip install -e '.[train]'", "bitsandbytes": INSTALL}
+    why = {"peft": "LoRA needs peft", "bitsandbytes": "quantised weights need bitsandbytes"}
+    lacks = [name for name, needed in wanted.items() if needed and importlib.util.find_spec(name) is None]
+    return "; ".join(f"{why[name]}, which is not installed: {install[name]}" for name in lacks) or None
 
 
 def _local(recipe: Recipe) -> bool:
