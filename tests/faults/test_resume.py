@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 MUON = ("optim=muon", "optim_args='adamw_lr=0.005'", "learning_rate=0.02")
 PACKED = ("packing=true", "per_device_train_batch_size=1", "mixture.draws=24", "launch.global_batch=2")
+LORA = ("use_peft=true", "lora_r=4", "lora_target_modules=[all-linear]", "dtype=bfloat16", "hidden_dropout=0.1")
 CASES = {
     "adamw": ("step", random.Random(1).choice([3, 5]), ()),
     "muon": ("step", random.Random(2).choice([3, 5]), MUON),
@@ -31,6 +32,8 @@ CASES = {
         ("train_sampling_strategy=group_by_length", "mixture.draws=12", "save_total_limit=1"),
     ),
     "packed": ("step", 5, PACKED),
+    "dropped": ("step", 5, ("hidden_dropout=0.1", "activation_checkpointing=true")),
+    "lora": ("step", 5, LORA),
 }
 
 

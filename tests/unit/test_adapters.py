@@ -16,7 +16,7 @@ from agenttuning.training import adapters
 from agenttuning.training.model import load_model
 from agenttuning.training.settings import trainer_settings
 from helpers.tiny_families import family_world
-from helpers.tiny_run import losses, tiny_model, tiny_recipe, tiny_world, weights
+from helpers.tiny_run import CPU, losses, tiny_model, tiny_recipe, tiny_world, weights
 
 LORA = ("use_peft=true", "lora_r=4", "lora_alpha=8", "lora_target_modules=[q_proj, down_proj]")
 IDS = torch.arange(60).reshape(2, 30)
@@ -79,10 +79,9 @@ def test_before_the_first_step_it_is_its_base(world, run, tmp_path):
 
 def test_the_loss_goes_down_and_the_adapter_alone_changes(world, run):
     run_dir, shown = run("long", "max_steps=30", "save_steps=30")
-    assert losses(run_dir)[-1] < losses(run_dir)[0] - 0.5
-    targets = {
-        f"model.layers.{layer}.{part}.weight" for layer in (0, 1) for part in ("self_attn.q_proj", "mlp.down_proj")
-    }
+    assert sum(losses(run_dir)[-5:]) < sum(losses(run_dir)[:5]) - 0.1
+    parts = ("self_attn.q_proj", "mlp.down_proj")
+    targets = {f"model.layers.{layer}.{part}.weight" for layer in (0, 1) for part in parts}
     assert changed(world, run_dir) == targets
     total = sum(weight.numel() for weight in weights(world.parents[2] / "base").values()) + TRAINED
     assert f"trained    {TRAINED:,} of {total:,} parameters (LoRA of rank 4 in float32 on frozen float32" in shown
@@ -149,19 +148,28 @@ def test_updates_too_small_for_bfloat16_are_kept(tmp_path):
         ("rslora", ("use_rslora=true",)),
         ("all", ("lora_target_modules=[all-linear]",)),
         ("whole", ("lora_modules_to_save=[embed_tokens, lm_head]",)),
-        ("whole16", ("lora_modules_to_save=[lm_head]", "dtype=bfloat16")),
         ("dropped", ("hidden_dropout=0.1", "lora_dropout=0.2", "packing=true", "per_device_train_batch_size=1",
                      "mixture.draws=40", "activation_checkpointing=true")),
     ],
 )  # fmt: skip
 def test_every_form_is_merged_as_it_was_trained(world, run, name, overrides):
     run_dir = run(name, *overrides)[0]
-    dtype = torch.bfloat16 if "16" in name else torch.float32
-    apart = (logits(run_dir / "model") - adapted_logits(world, run_dir, dtype=dtype)).abs().max()
-    assert apart < (0.02 if "16" in name else 1e-5)
+    assert (logits(run_dir / "model") - adapted_logits(world, run_dir)).abs().max() < 1e-5
     found = changed(world, run_dir)
-    assert ("lm_head.weight" in found) == name.startswith("whole")
-    assert len(found) == {"all": 14, "whole": 6, "whole16": 5}.get(name, 4)
+    assert ("lm_head.weight" in found) == (name == "whole")
+    assert len(found) == {"all": 14, "whole": 6}.get(name, 4)
+
+
+def test_a_head_trained_whole_on_a_bfloat16_base(tmp_path):
+    world = tiny_world(tmp_path)
+    mixed = CPU.replace('mixed_precision: "no"', "mixed_precision: bf16")
+    (tmp_path / "accelerate_configs" / "cpu.yaml").write_text(mixed)
+    whole = ("lora_modules_to_save=[lm_head]", "dtype=bfloat16", "bf16=true")
+    train(tiny_recipe(world, tmp_path / "a", *LORA, *whole))
+    head = load_file(tmp_path / "a" / "adapter" / "adapter_model.safetensors")["base_model.model.lm_head.weight"]
+    assert head.dtype == torch.float32
+    assert torch.equal(weights(tmp_path / "a" / "model")["lm_head.weight"], head.bfloat16())
+    assert len(changed(world, tmp_path / "a")) == 5
 
 
 def test_a_head_that_is_trained_whole_is_trained_by_both_losses(world, run, monkeypatch):
@@ -180,7 +188,7 @@ def test_an_adapter_of_another_base_is_refused(world, run, tmp_path):
 
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(**shape, vocab_size=500)).save_pretrained(tmp_path / "other")
-    with pytest.raises(UserError, match="cannot be merged into .*was it trained on this base"):
+    with pytest.raises(UserError, match="(?s)cannot be merged into .*was it trained on this base"):
         adapters.merge(run("a")[0] / "adapter", tmp_path / "other")
 
 
@@ -226,6 +234,7 @@ def accelerate_config(world, name):
         ((*LORA, "lora_task_type=SEQ_CLS"), "causal language models"),
         ((*LORA, "dtype=float16"), "float32 or bfloat16"),
         ((*LORA, "dtype=auto"), "float32 or bfloat16"),
+        ((*LORA, "dtype=bfloat16", "lora_modules_to_save=[lm_head]"), "needs bf16: true"),
         ((*LORA, "lora_target_modules=[lm_head]"), "would never be trained"),
         ((*LORA, "lora_r=0"), "lora_r is 0"),
         ((*LORA, "lora_dropout=1.0"), "lora_dropout is 1.0"),
@@ -273,15 +282,16 @@ def test_quantised_weights_without_bitsandbytes_are_refused(world, tmp_path, mon
 QLORA = (*LORA, "load_in_4bit=true", "dtype=bfloat16", "lora_target_modules=[all-linear]")
 
 
-@pytest.mark.parametrize(
-    "form", [("use_bnb_nested_quant=true",), ("bnb_4bit_quant_type=fp4", "bnb_4bit_quant_storage=bfloat16")]
-)
+FORMS = [("use_bnb_nested_quant=true",), ("bnb_4bit_quant_type=fp4", "bnb_4bit_quant_storage=bfloat16")]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["nf4 nested", "fp4 stored as bfloat16"])
 def test_qlora(world, tmp_path, capsys, form):
     pytest.importorskip("bitsandbytes")
     tiny_model(world.parents[2] / "base")
     run_dir = tmp_path / "q"
     train(tiny_recipe(world, run_dir, *QLORA, *form, "max_steps=30", "save_steps=15"))
-    assert losses(run_dir)[-1] < losses(run_dir)[0] - 0.5
+    assert losses(run_dir)[-1] < losses(run_dir)[0] - 0.1
     trained = 4 * (4 * (32 + 32) + 3 * (64 + 32)) * 2
     total = sum(weight.numel() for weight in weights(world.parents[2] / "base").values()) + trained
     shown = capsys.readouterr().out

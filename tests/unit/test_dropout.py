@@ -1,4 +1,4 @@
-"""Hidden dropout: at Megatron-LM's places, the share that was asked for, in training alone, and no trace of it after."""
+"""Hidden dropout: at Megatron-LM's places, the share asked for, in training alone, and no trace of it after."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from helpers.tiny_families import OWN, tiny_of
 from helpers.tiny_run import losses, tiny_recipe, tiny_world, weights
 
 ROOT = Path(__file__).resolve().parents[2]
+MASKS = ROOT / "tests" / "helpers" / "masks_run.py"
 IDS = torch.arange(256).reshape(4, 64) % 500
 
 
@@ -169,13 +170,12 @@ def test_a_value_that_is_no_number_is_refused(world, tmp_path, value):
 def test_two_processes_drop_different_places(world, tmp_path):
     """Each process says which places its first mask drops; the batch is as before split over the two."""
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(ROOT / "tests/helpers/masks_run.py"),
-         str(world), str(tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])},
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(MASKS), str(world), str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         timeout=200,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     masks = [torch.load(tmp_path / f"mask-{rank}.pt", weights_only=True) for rank in (0, 1)]
     size = min(mask.numel() for mask in masks)

@@ -57,6 +57,11 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"{where}: lora_task_type is {get('lora_task_type')}; `train` makes causal language models")
     if get("dtype") not in (None, *DTYPES):
         raise UserError(f"{where}: dtype: {get('dtype')}; the weights under an adapter are {' or '.join(DTYPES)}")
+    if get("dtype") == "bfloat16" and get("lora_modules_to_save") and get("bf16") is False:
+        raise UserError(
+            f"{where}: lora_modules_to_save trains whole layers in float32, and a bfloat16 base hands them bfloat16, "
+            "which stops the run at its first step without autocast; it needs bf16: true, or dtype: float32"
+        )
     if get("bnb_4bit_quant_type", "nf4") not in ("nf4", "fp4"):
         raise UserError(f"{where}: bnb_4bit_quant_type is {get('bnb_4bit_quant_type')!r}; it is nf4 or fp4")
     if get("bnb_4bit_quant_storage", "uint8") not in STORAGE:
