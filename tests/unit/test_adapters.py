@@ -120,6 +120,33 @@ def test_the_revision_of_a_hub_model_is_kept(world, tmp_path):
     assert adapters.peft_config(tiny_recipe(world, tmp_path / "a")) is None
 
 
+def test_a_list_of_one_target_is_a_name_and_not_a_pattern(world, run):
+    run_dir = run("one", "lora_target_modules=[q_proj]")[0]
+    assert changed(world, run_dir) == {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
+    pattern = run("pattern", "lora_target_modules=['.*1.*[qk]_proj']")[0]
+    assert changed(world, pattern) == {f"model.layers.1.self_attn.{part}_proj.weight" for part in "qk"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "lora_target_modules=[q_proj, query_key_value]",
+        "lora_target_modules=['.*query.*']",
+        "lora_modules_to_save=[head]",
+        "lora_target_parameters=[mlp.experts.down_proj]",
+    ],
+)
+def test_names_that_do_not_exist_are_refused(world, tmp_path, override):
+    with pytest.raises(UserError, match=f"{override.split('=')[0]} names .* not found in LlamaForCausalLM"):
+        train(tiny_recipe(world, tmp_path / "a", *LORA, override))
+
+
+def test_a_family_that_peft_does_not_know_needs_targets(tmp_path):
+    world = family_world(tmp_path, "smollm3")
+    with pytest.raises(UserError, match="no usual targets for smollm3; write lora_target_modules"):
+        load_model(tiny_recipe(world, tmp_path / "a", "use_peft=true"), "sdpa")
+
+
 def test_a_bfloat16_base_has_float32_adapters(world, run):
     run_dir, shown = run("bf16", "dtype=bfloat16")
     assert "in float32 on frozen bfloat16 weights" in shown and "weights bfloat16, compute float32" in shown

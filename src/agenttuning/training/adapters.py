@@ -8,7 +8,9 @@ adapter alone. Adapters are float32 whatever the base is held in: their updates 
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +123,10 @@ def peft_config(recipe: Recipe) -> LoraConfig | None:
     if not recipe.values.get("use_peft"):
         return None
     config = get_peft_config(model_config(recipe))
+    targets = recipe.values.get("lora_target_modules") or []
+    if len(targets) == 1 and _is_name(targets[0]):
+        # TRL hands a list of one on as a text, which peft reads as a pattern of whole paths: a bare name fits none
+        config.target_modules = set(targets)
     config.base_model_name_or_path = recipe.values["model_name_or_path"]
     config.revision = None if _local(recipe) else recipe.values.get("model_revision")
     return config
@@ -146,6 +152,46 @@ def missing(recipe: Recipe) -> str | None:
 
 def _local(recipe: Recipe) -> bool:
     return Path(recipe.values["model_name_or_path"]).is_dir()
+
+
+def check_targets(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Raise UserError for a name in the LoRA keys that no part of `model` has, which peft passes over when another
+    fits, and where peft knows no usual targets for the model and the recipe states none.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+
+    get, where = recipe.values.get, recipe.path
+    modules, parameters = ([name for name, _ in parts] for parts in (model.named_modules(), model.named_parameters()))
+    for key, names in (
+        ("lora_target_modules", modules),
+        ("lora_modules_to_save", modules),
+        ("lora_target_parameters", parameters),
+    ):
+        for word in get(key) or []:
+            pattern = key == "lora_target_modules" and len(get(key)) == 1 and not _is_name(word)
+            fits = (lambda name, word=word: re.fullmatch(word, name)) if pattern else partial(_ends, word)
+            if word != "all-linear" and not any(map(fits, names)):
+                ends = sorted(
+                    {name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()} - {""}
+                )
+                raise UserError(
+                    f"{where}: {key} names {word}, which was not found in {type(model).__name__}; nothing would be "
+                    f"trained there; its parts end in {', '.join(ends)}"
+                )
+    stated = get("lora_target_modules") or get("lora_target_parameters")
+    if get("use_peft") and not stated and model.config.model_type not in USUAL:
+        raise UserError(
+            f"{where}: peft knows no usual targets for {model.config.model_type}; write "
+            "lora_target_modules: [all-linear]"
+        )
+
+
+def _is_name(word: str) -> bool:
+    return re.fullmatch(r"[\w.]+", word) is not None
+
+
+def _ends(word: str, name: str) -> bool:
+    return name == word or name.endswith(f".{word}")
 
 
 def keep_float32(model: torch.nn.Module) -> None:
@@ -222,20 +268,20 @@ def save(trainer: Trainer, folder: Path) -> None:
     if not recipe.values.get("use_peft"):
         trainer.save_model(str(folder))
         return
-    adapter, partial = recipe.run_dir / "adapter", recipe.run_dir / ".adapter.tmp"
+    adapter, unfinished = recipe.run_dir / "adapter", recipe.run_dir / ".adapter.tmp"
     if trainer.args.should_save:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(partial))
+    trainer.save_model(str(unfinished))
     trainer.accelerator.wait_for_everyone()
     if not trainer.args.should_save:
         return
     for name in ("training_args.bin", "README.md"):  # a pickle with this machine's paths, and a card of blanks
-        (partial / name).unlink(missing_ok=True)
-    if not (partial / "adapter_model.safetensors").is_file():
-        raise UserError(f"{partial} was saved without adapter weights; it cannot be used; a checkpoint still can")
+        (unfinished / name).unlink(missing_ok=True)
+    if not (unfinished / "adapter_model.safetensors").is_file():
+        raise UserError(f"{unfinished} was saved without adapter weights; it cannot be used; a checkpoint still can")
     shutil.rmtree(adapter, ignore_errors=True)
-    partial.rename(adapter)
+    unfinished.rename(adapter)
     if trainer.is_deepspeed_enabled:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
