@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -164,6 +165,40 @@ def test_values_that_would_train_something_else_are_refused(world, tmp_path, ove
 def test_a_value_that_is_no_number_is_refused(world, tmp_path, value):
     with pytest.raises(UserError, match="`hidden_dropout`"):
         tiny_recipe(world, tmp_path / "a", f"hidden_dropout={value}")
+
+
+def stand_in(sampling="random", tp=1, processes=2, rank=1):
+    """What dropout.prepare looks at in a trainer."""
+    given = SimpleNamespace(
+        world_size=processes, process_index=rank, seed=5, device=torch.device("cpu"), train_sampling_strategy=sampling
+    )
+    parallel = SimpleNamespace(parallelism_config=SimpleNamespace(tp_size=tp))
+    callbacks = []
+    return SimpleNamespace(
+        args=given, accelerator=parallel, model=tiny_of("llama"), callbacks=callbacks, add_callback=callbacks.append
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"sampling": "group_by_length"}, "rows would be lost"), ({"tp": 2}, "tensor parallelism")]
+)
+def test_ways_to_spread_that_cannot_have_masks_of_their_own_are_refused(world, tmp_path, options, said):
+    for asked in (("hidden_dropout=0.1",), ("use_peft=true",)):  # lora_dropout is 0.05 unless it is written
+        with pytest.raises(UserError, match=said):
+            dropout.prepare(stand_in(**options), tiny_recipe(world, tmp_path / "a", *asked))
+    for asked in ((), ("use_peft=true", "lora_dropout=0.0")):
+        trainer = stand_in(**options)
+        dropout.prepare(trainer, tiny_recipe(world, tmp_path / "a", *asked))
+        assert not trainer.callbacks
+
+
+def test_one_process_keeps_its_seed_and_several_get_their_own(world, tmp_path):
+    for processes, seed in ((1, 77), (2, 6)):
+        trainer = stand_in(processes=processes)
+        dropout.prepare(trainer, tiny_recipe(world, tmp_path / "a", "hidden_dropout=0.1"))
+        torch.manual_seed(77)
+        trainer.callbacks[0].on_train_begin(trainer.args, None, None)
+        assert torch.initial_seed() == seed
 
 
 @pytest.mark.slow

@@ -111,4 +111,10 @@ def prepare(trainer: Trainer, recipe: Recipe) -> None:
             "train_sampling_strategy: group_by_length takes the order of rows from the random state that dropout needs "
             "different in each process on a CPU; rows would be lost and repeated; use one process, or random"
         )
+    parallel = trainer.accelerator.parallelism_config
+    if parallel is not None and parallel.tp_size > 1:
+        raise UserError(
+            "dropout with tensor parallelism: the processes of one group hold the same activations and would drop "
+            "different ones, which trains on a sum of two models; leave parallelism_config_tp_size out"
+        )
     trainer.add_callback(OwnMasks())
