@@ -18,6 +18,7 @@ from agenttuning.errors import UserError
 from agenttuning.machine import Machine, detect
 from agenttuning.recipe import Recipe
 from agenttuning.recipe.accelerate_config import checkpoints_activations, validate
+from agenttuning.training import adapters
 
 CONNECT_SECONDS = 1.5
 ANSWER_SECONDS = 1.5
@@ -32,8 +33,10 @@ def check(recipe: Recipe, data_paths: dict[str, Path] | None = None, machine: Ma
     Reads HF_TOKEN, HF_TOKEN_PATH, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE as huggingface_hub does.
     """
     # a wrong config file is a mistake in the repository rather than something missing: it raises by itself
+    adapters.check(recipe)
     checkpoints_activations(recipe, validate(recipe.accelerate_config))
     missing = _gpu(recipe, machine or detect())
+    missing += [lack] if (lack := adapters.missing(recipe)) else []
     local, remote = _wanted(recipe, data_paths or {})
     missing += local + _hub(remote)
     if missing:

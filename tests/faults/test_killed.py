@@ -17,12 +17,16 @@ PACKED = ("packing=true", "per_device_train_batch_size=1", "mixture.draws=24", "
 # five steps to a pass, log lines that lie across the saves
 LONG = ("max_steps=12", "save_steps=3", "logging_steps=2", "mixture.draws=20", "save_total_limit=2")
 GROUPED = ("train_sampling_strategy=group_by_length", "mixture.draws=12", "save_total_limit=1")
+DROPPED = ("hidden_dropout=0.1", "activation_checkpointing=true")
+LORA = ("use_peft=true", "lora_r=4", "lora_target_modules=[all-linear]", "dtype=bfloat16", "hidden_dropout=0.1")
 WORKERS = ("dataloader_num_workers=1", "mixture.draws=16")
 # name: (when, step, overrides, the checkpoint that it goes on from)
 SEEDED = {f"step-{at}": ("step", at, LONG, (at - 1) // 3 * 3) for at in random.Random(5).sample(range(1, 12), 5)}
 CASES = SEEDED | {
     "muon": ("step", 3, MUON, 2),
     "packed": ("step", 5, PACKED, 4),
+    "dropped": ("step", 5, DROPPED, 4),
+    "lora": ("step", 5, LORA, 4),
     "accumulated": ("step", 5, ("per_device_train_batch_size=1", "mixture.draws=12"), 4),
     "workers": ("step", 5, WORKERS, 4),
     "grouped": ("step", 5, GROUPED, 4),  # in its second pass over the rows

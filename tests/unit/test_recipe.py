@@ -66,6 +66,8 @@ def test_only_the_70b_recipe_changes_the_learning_rate():
         ("launch.global_bach=1", ["unknown key `global_bach`", "`global_batch`"]),
         ("publish.hub_model=x/y", ["unknown key `hub_model`", "`hub_model_id`"]),
         ("mixture.sources.agentinstruct.shar=0.2", ["unknown key `shar`", "`share`"]),
+        ("hidden_dropout=lots", ["'lots' is str"]),
+        ("launch.hidden_dropout=0.05", ["unknown key `hidden_dropout`"]),
         ("warmup_ratio=0.02", ["is gone", "warmup_steps"]),
         ("group_by_length=true", ["is gone", "train_sampling_strategy"]),
         ("max_seq_length=1", ["is gone", "max_length"]),
@@ -221,6 +223,20 @@ def test_the_tables_of_special_keys_are_true():
     known = set(keys.trl_types())
     assert keys.OWNED.keys() <= known
     assert not keys.REMOVED.keys() & known
+    assert not keys.ADDED.keys() & (known | keys.REMOVED.keys())
+
+
+def test_the_main_recipes_have_the_papers_hidden_dropout():
+    published = yaml.safe_load((REPOSITORY / "evaluation/published.yaml").read_text())
+    stated = next(value for key, value in _walk(published) if key == "hidden_dropout")
+    for name in ("agentlm-7b", "agentlm-13b", "agentlm-70b"):
+        assert recipe.load(REPOSITORY / "recipes" / name).values["hidden_dropout"] == stated["value"] == 0.05
+
+
+def _walk(content):
+    for key, value in content.items() if isinstance(content, dict) else ():
+        yield key, value
+        yield from _walk(value)
 
 
 def accelerate(tmp_path, change=None, block=None, drop=None):

@@ -175,8 +175,7 @@ def test_nothing_is_sent_anywhere(world, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("use_peft=true", "`use_peft` is not acted on"),
-        ("load_in_4bit=true", "`load_in_4bit` is not acted on"),
+        ("load_in_4bit=true", "`load_in_4bit` without `use_peft: true`"),
         ("trust_remote_code=true", "`trust_remote_code` is not acted on"),
         ("dtype=bfloat16", "most updates at these rates round"),
         ("optim=muon", "needs the rate of its AdamW part"),

@@ -7,7 +7,10 @@ adapter alone. Adapters are float32 whatever the base is held in: their updates 
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +33,8 @@ LOAD = ("load_in_4bit", "load_in_8bit")
 BNB_4BIT = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
 KEYS = ("use_peft", *LORA, *LOAD, *BNB_4BIT)
 DTYPES = ("float32", "bfloat16")
+STORAGE = ("uint8", "bfloat16", "float16", "float32")  # what bitsandbytes can keep two 4-bit values a byte in
+INSTALL = "pip install 'bitsandbytes>=0.49' (it comes with the gpu extra and runs on a CPU, too)"
 
 
 def check(recipe: Recipe) -> None:
@@ -54,8 +59,20 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"{where}: lora_task_type is {get('lora_task_type')}; `train` makes causal language models")
     if get("dtype") not in (None, *DTYPES):
         raise UserError(f"{where}: dtype: {get('dtype')}; the weights under an adapter are {' or '.join(DTYPES)}")
+    if get("dtype") == "bfloat16" and get("lora_modules_to_save") and get("bf16") is False:
+        raise UserError(
+            f"{where}: lora_modules_to_save trains whole layers in float32, and a bfloat16 base hands them bfloat16, "
+            "which stops the run at its first step without autocast; it needs bf16: true, or dtype: float32"
+        )
     if get("bnb_4bit_quant_type", "nf4") not in ("nf4", "fp4"):
         raise UserError(f"{where}: bnb_4bit_quant_type is {get('bnb_4bit_quant_type')!r}; it is nf4 or fp4")
+    if get("bnb_4bit_quant_storage", "uint8") not in STORAGE:
+        raise UserError(
+            f"{where}: bnb_4bit_quant_storage is {get('bnb_4bit_quant_storage')!r}; it is one of {', '.join(STORAGE)}"
+        )
+    if get("lora_r", 1) < 1 or not 0 <= get("lora_dropout", 0) < 1:
+        key = "lora_r" if get("lora_r", 1) < 1 else "lora_dropout"
+        raise UserError(f"{where}: {key} is {get(key)}; a rank is 1 or more, a dropout in [0, 1)")
     if "lm_head" in (get("lora_target_modules") or []):
         raise UserError(
             f"{where}: lora_target_modules names lm_head; TRL multiplies by its frozen weight directly, so the adapter "
@@ -106,6 +123,10 @@ def peft_config(recipe: Recipe) -> LoraConfig | None:
     if not recipe.values.get("use_peft"):
         return None
     config = get_peft_config(model_config(recipe))
+    targets = recipe.values.get("lora_target_modules") or []
+    if len(targets) == 1 and _is_name(targets[0]):
+        # TRL hands a list of one on as a text, which peft reads as a pattern of whole paths: a bare name fits none
+        config.target_modules = set(targets)
     config.base_model_name_or_path = recipe.values["model_name_or_path"]
     config.revision = None if _local(recipe) else recipe.values.get("model_revision")
     return config
@@ -113,22 +134,64 @@ def peft_config(recipe: Recipe) -> LoraConfig | None:
 
 def quantization(recipe: Recipe) -> BitsAndBytesConfig | None:
     """How from_pretrained quantises the weights, or None. Raises UserError where bitsandbytes is not installed."""
-    from importlib.util import find_spec
-
     from trl import get_quantization_config
 
-    if not any(recipe.values.get(key) for key in LOAD):
-        return None
-    if find_spec("bitsandbytes") is None:
-        raise UserError(f"{recipe.path}: quantised weights need bitsandbytes, which is not installed: {INSTALL}")
+    if lack := missing(recipe):
+        raise UserError(f"{recipe.path}: {lack}")
     return get_quantization_config(model_config(recipe))
 
 
-INSTALL = "pip install 'bitsandbytes>=0.49' (it comes with the gpu extra and runs on a CPU, too)"
+def missing(recipe: Recipe) -> str | None:
+    """What an adapted or quantised run needs and is not installed here, and how to get it; None where nothing is."""
+    wanted = {"peft": recipe.values.get("use_peft"), "bitsandbytes": any(recipe.values.get(key) for key in LOAD)}
+    install = {"peft": "pip install -e '.[train]'", "bitsandbytes": INSTALL}
+    why = {"peft": "LoRA needs peft", "bitsandbytes": "quantised weights need bitsandbytes"}
+    lacks = [name for name, needed in wanted.items() if needed and importlib.util.find_spec(name) is None]
+    return "; ".join(f"{why[name]}, which is not installed: {install[name]}" for name in lacks) or None
 
 
 def _local(recipe: Recipe) -> bool:
     return Path(recipe.values["model_name_or_path"]).is_dir()
+
+
+def check_targets(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Raise UserError for a name in the LoRA keys that no part of `model` has, which peft passes over when another
+    fits, and where peft knows no usual targets for the model and the recipe states none.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+
+    get, where = recipe.values.get, recipe.path
+    modules, parameters = ([name for name, _ in parts] for parts in (model.named_modules(), model.named_parameters()))
+    for key, names in (
+        ("lora_target_modules", modules),
+        ("lora_modules_to_save", modules),
+        ("lora_target_parameters", parameters),
+    ):
+        for word in get(key) or []:
+            pattern = key == "lora_target_modules" and len(get(key)) == 1 and not _is_name(word)
+            fits = (lambda name, word=word: re.fullmatch(word, name)) if pattern else partial(_ends, word)
+            if word != "all-linear" and not any(map(fits, names)):
+                ends = sorted(
+                    {name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()} - {""}
+                )
+                raise UserError(
+                    f"{where}: {key} names {word}, which was not found in {type(model).__name__}; nothing would be "
+                    f"trained there; its parts end in {', '.join(ends)}"
+                )
+    stated = get("lora_target_modules") or get("lora_target_parameters")
+    if get("use_peft") and not stated and model.config.model_type not in USUAL:
+        raise UserError(
+            f"{where}: peft knows no usual targets for {model.config.model_type}; write "
+            "lora_target_modules: [all-linear]"
+        )
+
+
+def _is_name(word: str) -> bool:
+    return re.fullmatch(r"[\w.]+", word) is not None
+
+
+def _ends(word: str, name: str) -> bool:
+    return name == word or name.endswith(f".{word}")
 
 
 def keep_float32(model: torch.nn.Module) -> None:
@@ -205,20 +268,20 @@ def save(trainer: Trainer, folder: Path) -> None:
     if not recipe.values.get("use_peft"):
         trainer.save_model(str(folder))
         return
-    adapter, partial = recipe.run_dir / "adapter", recipe.run_dir / ".adapter.tmp"
+    adapter, unfinished = recipe.run_dir / "adapter", recipe.run_dir / ".adapter.tmp"
     if trainer.args.should_save:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(partial))
+    trainer.save_model(str(unfinished))
     trainer.accelerator.wait_for_everyone()
     if not trainer.args.should_save:
         return
     for name in ("training_args.bin", "README.md"):  # a pickle with this machine's paths, and a card of blanks
-        (partial / name).unlink(missing_ok=True)
-    if not (partial / "adapter_model.safetensors").is_file():
-        raise UserError(f"{partial} was saved without adapter weights; it cannot be used; a checkpoint still can")
+        (unfinished / name).unlink(missing_ok=True)
+    if not (unfinished / "adapter_model.safetensors").is_file():
+        raise UserError(f"{unfinished} was saved without adapter weights; it cannot be used; a checkpoint still can")
     shutil.rmtree(adapter, ignore_errors=True)
-    partial.rename(adapter)
+    unfinished.rename(adapter)
     if trainer.is_deepspeed_enabled:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 

@@ -31,10 +31,19 @@ PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 
 
 def probability(recipe: Recipe) -> float:
-    """The recipe's hidden_dropout; 0 without the key. Raises UserError outside [0, 1)."""
+    """The recipe's hidden_dropout; 0 without the key. Raises UserError outside [0, 1), and where recomputed activations
+    would be dropped by another mask than the first time.
+    """
     value = recipe.values.get("hidden_dropout") or 0.0
     if not 0 <= value < 1:
         raise UserError(f"{recipe.path}: hidden_dropout is {value}; it is the share that is dropped, in [0, 1)")
+    for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        options = recipe.values.get(key)
+        if value and isinstance(options, dict) and options.get("preserve_rng_state") is False:
+            raise UserError(
+                f"{recipe.path}: {key} says preserve_rng_state: false; with hidden_dropout the second pass would drop "
+                "other values than the first and give the gradient of another loss; remove it"
+            )
     return float(value)
 
 
@@ -101,5 +110,11 @@ def prepare(trainer: Trainer, recipe: Recipe) -> None:
         raise UserError(
             "train_sampling_strategy: group_by_length takes the order of rows from the random state that dropout needs "
             "different in each process on a CPU; rows would be lost and repeated; use one process, or random"
+        )
+    parallel = trainer.accelerator.parallelism_config
+    if parallel is not None and parallel.tp_size > 1:
+        raise UserError(
+            "dropout with tensor parallelism: the processes of one group hold the same activations and would drop "
+            "different ones, which trains on a sum of two models; leave parallelism_config_tp_size out"
         )
     trainer.add_callback(OwnMasks())

@@ -31,6 +31,7 @@ def load_model(recipe: Recipe, attention: str) -> PreTrainedModel:
     )
     if model.config._attn_implementation != attention:
         raise UserError(f"{name} runs with {model.config._attn_implementation}, not {attention}; pin launch.attention")
+    adapters.check_targets(model, recipe)
     whole = {"lm_head", "embed_tokens"} & set(get("lora_modules_to_save") or [])
     if whole and model.config.get_text_config().tie_word_embeddings:
         raise UserError(
