@@ -20,6 +20,7 @@ from agenttuning.recipe import Recipe
 from agenttuning.training import checkpoints
 from agenttuning.training.attention import choose_attention
 from agenttuning.training.model import load_model
+from agenttuning.training.probe import report_probe
 from agenttuning.training.saving import save_model
 from agenttuning.training.settings import trainer_settings
 
@@ -74,6 +75,7 @@ def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, re
         train_dataset=rows,
         processing_class=tokenizer,
     )
+    on_main(settings, lambda: report_probe(trainer))
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     model = save_model(trainer, tokenizer)
     if main:

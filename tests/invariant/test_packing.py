@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from agenttuning.errors import UserError
 from agenttuning.train import train
 from helpers.tiny_run import losses, tiny_recipe, tiny_world, weights
 
@@ -27,7 +28,7 @@ def one_step(world, run_dir, *overrides):
     return losses(run_dir)[0], gradient, json.loads((run_dir / "train.json").read_text())
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "varlen"])
 @pytest.mark.parametrize(
     ("rows", "per_device"), [(7, 7), (7, 1)], ids=["one micro-batch of rows", "seven micro-batches"]
 )
@@ -54,5 +55,5 @@ def test_a_batch_that_would_unpack_the_attention_is_refused(world, tmp_path, mon
         return {**batch, "attention_mask": batch["input_ids"].ne(-1).long()}
 
     monkeypatch.setattr(collate.Collator, "__call__", with_mask)
-    with pytest.raises(RuntimeError, match="no attention_mask"):
+    with pytest.raises(UserError, match="no attention_mask"):
         train(tiny_recipe(world, tmp_path / "a", "packing=true"))
