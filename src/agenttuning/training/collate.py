@@ -1,11 +1,16 @@
 """Batches: TRL's collator, plus what is counted, and packed rows one below the other for an attention with a mask."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 
 from agenttuning.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 class Collator:
@@ -28,6 +33,15 @@ class Collator:
             batch = rows_apart(batch, [len(row["input_ids"]) for row in rows], self.collator.pad_token_id)
         batch["counts"] = torch.tensor([len(origin), *supervised.tolist()])
         return batch
+
+
+def rows_lie_apart(config: PretrainedConfig) -> bool:
+    """Whether packed rows of this model are better one below the other: its attention builds a mask, and no layer goes
+    by `seq_idx` or `cu_seq_lens`, which only rows laid end to end have (linear attention, convolutions, state spaces).
+    """
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    masked = config._attn_implementation in ("sdpa", "eager")
+    return masked and kinds <= {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def check_boundaries(batch: dict[str, torch.Tensor], lengths: list[int]) -> None:

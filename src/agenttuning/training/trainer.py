@@ -17,7 +17,7 @@ from agenttuning.chat import save_tokenizer
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
 from agenttuning.training import checkpoints, optim
-from agenttuning.training.collate import Collator
+from agenttuning.training.collate import Collator, rows_lie_apart
 from agenttuning.training.meter import Meter
 
 
@@ -28,8 +28,8 @@ class Trainer(SFTTrainer):
         super().__init__(**arguments)
         self.recipe, self.seal, self.meter = recipe, seal, Meter(sources)
         # TRL takes no other collator while packing, so its own is wrapped rather than replaced
-        masked = self.model.config._attn_implementation in ("sdpa", "eager")
-        self.data_collator = Collator(self.data_collator, len(sources), apart=self.padding_free and masked)
+        apart = self.padding_free and rows_lie_apart(self.model.config)
+        self.data_collator = Collator(self.data_collator, len(sources), apart)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         self.add_callback(self.meter)
         self.cheap_loss = self.args.device.type == "cpu" and not self.aux_loss_enabled and self.args.loss_type == "nll"
