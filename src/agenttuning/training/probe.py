@@ -73,7 +73,9 @@ def probe(trainer: Trainer) -> tuple[float, float]:
         try:
             model.set_attn_implementation(attention)
             if trainer.args.gradient_checkpointing:
-                model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
+                # the name in transformers 5.23; the older one goes in version 6
+                enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+                enable(trainer.args.gradient_checkpointing_kwargs)
             together = _together(trainer, model, documents)
         except (UserError, torch.OutOfMemoryError):
             raise
