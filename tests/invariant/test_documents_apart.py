@@ -1,4 +1,4 @@
-"""Packed documents are computed as if each stood alone, by every attention here; the probe sees it when they are not."""
+"""Packed documents are computed as if each stood alone, by every attention here; the probe sees when they are not."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def test_packed_equals_alone(kind, checkpointing):
 
 def test_flex_attention_packs_rightly_and_cannot_train_on_a_cpu(monkeypatch):
     model = sharpened(tiny("llama"))
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)  # the same arithmetic without a minute of compiling
+    # the same arithmetic without a minute of compiling
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    monkeypatch.setattr(torch.nn.attention.flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     with torch.no_grad():
         alone = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in documents()])
         model.set_attn_implementation("flex_attention")

@@ -85,7 +85,7 @@ def obstacle(name: str, recipe: Recipe, config: PretrainedConfig, device: str) -
         return f"{reason}; {INSTEAD}; install it (pip install -e '.[gpu]') or write auto"
     if name not in (varlen.NAME, "flash_attention_2") and _dropout(config):
         return (
-            f"has no dropout and attention_dropout is {_dropout(config)}; it would be left out in silence; write sdpa"
+            f"has no dropout and the model asks for {_dropout(config)}; it would be left out in silence; write sdpa"
         )
     if device == "cuda" and not _halves(recipe):
         return "takes bf16 or fp16 and the recipe computes in float32; set bf16: true, or write sdpa"
