@@ -20,6 +20,7 @@ from agenttuning.recipe import Recipe
 from agenttuning.training import adapters
 from agenttuning.training.attention import choose_attention
 from agenttuning.training.model import load_model
+from agenttuning.training.probe import report_probe
 from agenttuning.training.resume import Start, clear, find
 from agenttuning.training.saving import save_model
 from agenttuning.training.settings import trainer_settings
@@ -88,6 +89,7 @@ def train(
     )
     if main:
         print(adapters.announcement(trainer.model, recipe), flush=True)
+    on_main(settings, lambda: report_probe(trainer))
     trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     model = save_model(trainer, tokenizer)
     if main:

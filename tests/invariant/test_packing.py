@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from agenttuning.errors import UserError
 from agenttuning.train import train
 from helpers.tiny_run import losses, tiny_recipe, tiny_world, weights
 
@@ -27,7 +28,7 @@ def one_step(world, run_dir, *overrides):
     return losses(run_dir)[0], gradient, json.loads((run_dir / "train.json").read_text())
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "varlen"])
 @pytest.mark.parametrize(
     ("rows", "per_device"), [(7, 7), (7, 1)], ids=["one micro-batch of rows", "seven micro-batches"]
 )
@@ -44,6 +45,19 @@ def test_packed_equals_unpacked(world, tmp_path, attention, rows, per_device):
     assert packed[2]["supervised_tokens"] == alone[2]["supervised_tokens"]
 
 
+def test_varlen_with_recomputed_layers_trains_the_same_and_is_not_saved(world, tmp_path, capsys):
+    packing = ("packing=true", "launch.global_batch=7", "per_device_train_batch_size=7")
+    plain = one_step(world, tmp_path / "a", "launch.attention=sdpa", *packing)
+    again = one_step(world, tmp_path / "b", "launch.attention=auto", "activation_checkpointing=true", *packing)
+    assert again[2]["attention"] == "varlen"
+    assert "attention  varlen (auto: on a CPU the fastest for packed rows" in (said := capsys.readouterr().out)
+    assert said.index("probe      packed and alone differ by") < said.index("step 1/1")
+    assert again[0] == pytest.approx(plain[0], abs=2e-6)
+    for name, gradient in plain[1].items():
+        assert (again[1][name] - gradient).abs().max() <= 2e-6 * gradient.abs().max() + 1.2e-7, name
+    assert "varlen" not in (tmp_path / "b" / "model" / "config.json").read_text()  # nobody else could load it
+
+
 def test_a_batch_that_would_unpack_the_attention_is_refused(world, tmp_path, monkeypatch):
     from agenttuning.training import collate
 
@@ -54,5 +68,5 @@ def test_a_batch_that_would_unpack_the_attention_is_refused(world, tmp_path, mon
         return {**batch, "attention_mask": batch["input_ids"].ne(-1).long()}
 
     monkeypatch.setattr(collate.Collator, "__call__", with_mask)
-    with pytest.raises(RuntimeError, match="no attention_mask"):
+    with pytest.raises(UserError, match="no attention_mask"):
         train(tiny_recipe(world, tmp_path / "a", "packing=true"))

@@ -7,6 +7,7 @@ imports torch or trl. Every error is a UserError that names the key.
 import hashlib
 import json
 import os
+import re
 import typing
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,13 +20,18 @@ from agenttuning.recipe.keys import accepts, kind_of, kinds_of, refuse_unknown, 
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LOSSES = ("flags", "assistant", "last", "all")
+# Words of launch.attention (docs/attention.md); a kernel on the Hub is `owner/name`, pinned as `owner/name@revision`.
+ATTENTIONS = ("auto", "flash_attention_3", "flash_attention_2", "flash_attention_4", "varlen", "sdpa", "eager")
+ATTENTIONS += ("flex_attention",)
+HUB_KERNEL = r"[\w.-]+/[\w.-]+(@[\w.-]+)?"
 # TRL keys that decide what is trained: written in every resolved recipe, never left to a library's default.
 REQUIRED = ("model_name_or_path", "max_steps", "max_length", "per_device_train_batch_size", "learning_rate", "seed")
 
 
-def one_of(*words: str, default: Any = MISSING) -> Any:
-    """A dataclass field that takes only these words."""
-    return field(metadata={"one_of": words}, **({} if default is MISSING else {"default": default}))
+def one_of(*words: str, default: Any = MISSING, or_like: str = "") -> Any:
+    """A dataclass field that takes only these words, or what the regular expression `or_like` describes."""
+    metadata = {"one_of": words, "or_like": or_like}
+    return field(metadata=metadata, **({} if default is MISSING else {"default": default}))
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,14 @@ class Mixture:
 class Launch:
     """How the run is spread. Results depend on `global_batch` (sequences per step) alone; the rest is machinery.
 
-    accelerate_config: stem of a file in accelerate_configs/. `gpus` .. `usd_per_gpu_hour` state the machine that
+    accelerate_config: stem of a file in accelerate_configs/. attention: one of ATTENTIONS, or a kernel on the Hub as
+    `owner/name` or `owner/name@revision`. `gpus` .. `usd_per_gpu_hour` state the machine that
     `plan` reckons with; gpu_peak_tflops is the dense bf16 peak, mfu the share of it expected, in (0, 1].
     """
 
     global_batch: int
     accelerate_config: str
-    attention: str = one_of(
-        "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", default="auto"
-    )
+    attention: str = one_of(*ATTENTIONS, default="auto", or_like=HUB_KERNEL)
     gpus: int | None = None
     gpu_name: str | None = None
     gpu_memory_gib: float | None = None
@@ -141,7 +146,8 @@ def _checked(value: Any, annotation: Any, entry: Any, where: str) -> Any:
     if not accepts(kinds, value):
         raise UserError(f"{place}: {value!r} is {kind_of(value)}; it must be {' or '.join(sorted(kinds))}.")
     words = entry.metadata.get("one_of")
-    if words and value not in words:
+    like = entry.metadata.get("or_like")
+    if words and value not in words and not (like and re.fullmatch(like, value)):
         raise UserError(f"{place}: {value!r} is not one of {', '.join(words)}.")
     return float(value) if isinstance(value, int) and "float" in kinds else value
 

@@ -18,7 +18,7 @@ from agenttuning.chat import save_tokenizer
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
 from agenttuning.training import adapters, dropout, optim, order, resume, sealing
-from agenttuning.training.collate import Collator
+from agenttuning.training.collate import Collator, rows_lie_apart
 from agenttuning.training.meter import Meter
 from agenttuning.training.signals import StopOnSignal
 
@@ -45,10 +45,9 @@ class Trainer(SFTTrainer):
         adapters.keep_float32(self.model)
         dropout.prepare(self, recipe)
         # TRL takes no other collator while packing, so its own is wrapped rather than replaced
-        masked = self.model.config._attn_implementation in ("sdpa", "eager")
         # what fills rows up would be counted among a router's tokens
-        apart = self.padding_free and masked and not self.aux_loss_enabled
-        self.data_collator = Collator(self.data_collator, len(sources), apart=apart)
+        apart = self.padding_free and rows_lie_apart(self.model.config) and not self.aux_loss_enabled
+        self.data_collator = Collator(self.data_collator, len(sources), apart)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         for callback in (self.meter, sealing.Continue(self), self.stop):
             self.add_callback(callback)
@@ -57,19 +56,23 @@ class Trainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["input_ids", "labels", "seq_lengths", "origin"]
 
+    def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What the model is called with for a batch of the collator; training/probe.py calls its own with the same."""
+        if self.padding_free and ("attention_mask" in batch or "position_ids" not in batch):
+            raise UserError(
+                "a packed batch must have position_ids and no attention_mask; no boundaries would be built and "
+                "conversations would attend to each other; install the TRL of constraints.txt, or set packing: false"
+            )
+        return {**{key: value for key, value in batch.items() if key != "counts"}, "use_cache": False}
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of one micro-batch, summed over supervised tokens and divided by those of the whole step.
 
         On a CPU it is the model's own: TRL's head also computes entropy and accuracy of every token, which costs a tiny
         model a third of its speed. On a GPU it is TRL's, which never holds all logits.
         """
-        inputs = {**inputs, "use_cache": False}
-        counts = inputs.pop("counts", None)
-        if self.padding_free and ("attention_mask" in inputs or "position_ids" not in inputs):
-            # with a mask, or without positions, packed conversations would attend to each other
-            raise RuntimeError("a packed batch must have position_ids and no attention_mask")
+        counts, inputs = inputs.get("counts"), self.model_inputs(inputs)
         if self.cheap_loss and not return_outputs:
-            inputs = {key: inputs[key] for key in inputs if not key.startswith(("cu_seq", "max_length_", "seq_idx"))}
             loss = super(SFTTrainer, self).compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         else:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
