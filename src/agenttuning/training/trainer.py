@@ -5,7 +5,6 @@ Rows come ready: input_ids, labels and `origin`, a list as long as them that hol
 each supervised token and -1 elsewhere. Packing packs it along, so that tokens can be counted by source.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,9 @@ from agenttuning.chat import save_tokenizer
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
 from agenttuning.training import checkpoints, optim
-from agenttuning.training.collate import Collator
+from agenttuning.training.collate import COUNTED, Collator
 from agenttuning.training.meter import Meter
+from agenttuning.training.watch import Watch
 
 
 class Trainer(SFTTrainer):
@@ -32,10 +32,12 @@ class Trainer(SFTTrainer):
         self.data_collator = Collator(self.data_collator, len(sources), apart=self.padding_free and masked)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         self.add_callback(self.meter)
-        self.cheap_loss = self.args.device.type == "cpu" and not self.aux_loss_enabled and self.args.loss_type == "nll"
+        plain = not self.aux_loss_enabled and self.args.loss_type == "nll" and not self.args.label_smoothing_factor
+        self.cheap_loss = self.args.device.type == "cpu" and plain
+        self.watch = Watch(self)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "labels", "seq_lengths", "origin"]
+        self._signature_columns = ["input_ids", "labels", "seq_lengths", "origin", "row"]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of one micro-batch, summed over supervised tokens and divided by those of the whole step.
@@ -44,7 +46,7 @@ class Trainer(SFTTrainer):
         model a third of its speed. On a GPU it is TRL's, which never holds all logits.
         """
         inputs = {**inputs, "use_cache": False}
-        counts = inputs.pop("counts", None)
+        counted = {key: inputs.pop(key, None) for key in COUNTED}
         if self.padding_free and ("attention_mask" in inputs or "position_ids" not in inputs):
             # with a mask, or without positions, packed conversations would attend to each other
             raise RuntimeError("a packed batch must have position_ids and no attention_mask")
@@ -53,20 +55,14 @@ class Trainer(SFTTrainer):
             loss = super(SFTTrainer, self).compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         else:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if counts is not None and self.model.training:
-            self.meter.count(self.accelerator.reduce(counts).tolist())
+        if self.model.training:
+            self.watch.add(**counted)
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """Called before each update: a gradient that is no number stops the run while the weights are still good. With
-        fp16 it is a matter of course, and the scaler skips the step.
-        """
+        """Called before each update, so that a run that has diverged ends while the weights are still good."""
         norm = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and not self.args.fp16 and not math.isfinite(norm):
-            raise UserError(
-                f"the gradient of step {self.state.global_step + 1} is {float(norm)}; the update would destroy the "
-                "weights; look at the rows of that step, or lower learning_rate; all checkpoints are from before it"
-            )
+        self.watch.close(norm)
         return norm
 
     def create_optimizer(self, model=None):
