@@ -33,8 +33,8 @@ def trainable_rows(prepared: Prepared, recipe: Recipe) -> Dataset:
     """The rows of a prepared mixture, memory-mapped; built first where they are not there or were made otherwise.
 
     Packing is TRL's own: whole conversations in best-fit bins within each 1000 rows, whose order is a seeded draw. The
-    same conversations give the same bytes. A column `row`, not on disk, numbers them. Raises UserError when a row is longer than max_length, which packing would
-    cut in silence, and when the disk is full.
+    same conversations give the same bytes. A column `row`, not on disk, numbers the rows. Raises UserError when a row
+    is longer than max_length, which packing would cut in silence, and when the disk is full.
     """
     import numpy
     from datasets import load_from_disk

@@ -11,8 +11,8 @@ import numpy
 
 
 def conversations(prepared: Path, wanted: Sequence[numpy.ndarray]) -> list[list[str]]:
-    """ "source: id" of the conversations in the prepared mixture at `prepared` that have exactly the tokens of each entry
-    of `wanted`; several where the sources hold the same conversation under several ids, none where nothing fits.
+    """The conversations of the prepared mixture, as "source: id", with exactly the tokens of each entry of `wanted`:
+    several where the sources hold the same conversation under several ids, none where nothing fits.
 
     Reads the tokens of the draws that are as long as one of those asked for, from the memory-mapped files.
     """

@@ -25,7 +25,7 @@ class Collator:
         flat = numpy.concatenate([row["origin"] for row in rows])
         supervised = numpy.bincount(flat[flat >= 0], minlength=self.sources)
         lengths = [len(row["input_ids"]) for row in rows]
-        within = numpy.concatenate([row.get("seq_lengths", [length]) for row, length in zip(rows, lengths, strict=True)])
+        within = numpy.concatenate([row.get("seq_lengths", [len(row["input_ids"])]) for row in rows])
         batch = self.collator(rows)
         laid_out = torch.full_like(batch["labels"], -1, dtype=torch.int8)
         if len(laid_out) == len(rows):

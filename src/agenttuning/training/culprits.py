@@ -27,7 +27,9 @@ class Wrong(NamedTuple):
 
 
 def by_row(rows: list[list[int]], losses: torch.Tensor) -> list[Row]:
-    """The rows of a micro-batch, given as [number, tokens], with their losses, which lie below each other or end to end."""
+    """The rows of a micro-batch, given as [number, tokens], with their losses, which lie one below the other or end to
+    end.
+    """
     if len(losses) == len(rows):
         return [(number, losses[place, : length - 1].tolist()) for place, (number, length) in enumerate(rows)]
     starts = numpy.cumsum([0, *(length for _, length in rows)])

@@ -1,4 +1,4 @@
-"""What is counted and printed while a run trains: losses and tokens by source, speed, memory; one line a logging step."""
+"""What is counted and printed while a run trains: losses and tokens by source, speed, memory; a line a logging step."""
 
 import math
 import time
@@ -18,8 +18,8 @@ class Meter(ProgressCallback, ExportableState):
     """Totals since step 0 of all processes together, carried over by checkpoints, and the one log line a logging step.
 
     tokens: without padding; attended: sum of the squared lengths of conversations; supervised and losses (their sum, in
-    nats): per source; seconds: spent in training. `work` (FLOPs of so many tokens, so many attended) and `peak` (FLOP/s of
-    all devices) make the MFU; without them there is none.
+    nats): per source; seconds: spent in training. `work` (FLOPs of so many tokens, so many attended) and `peak` (FLOP/s
+    of all devices) make the MFU; without them there is none.
     """
 
     def __init__(self, sources: Sequence[str] = ()) -> None:

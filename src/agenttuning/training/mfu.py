@@ -16,8 +16,8 @@ CONVENTION = (
 
 
 def work(model: Any) -> Callable[[int, int], float] | None:
-    """FLOPs of training on `tokens` tokens whose conversations' squared lengths sum to `attended`, forward and backward;
-    None for a mixture of experts, of which a token meets a part that config.json does not state in one way.
+    """FLOPs of training on `tokens` tokens whose conversations' squared lengths sum to `attended`, forward and
+    backward; None for a mixture of experts, of which a token meets a part that no one key of config.json states.
     """
     config = model.config.get_text_config()
     if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
@@ -48,6 +48,6 @@ def peak(recipe: Recipe, device: str | None, processes: int) -> tuple[float | No
         return None, "none: launch.gpu_peak_tflops is not set"
     if recipe.launch.gpu_name and recipe.launch.gpu_name.lower() not in device.lower():
         return None, (
-            f"none: launch.gpu_peak_tflops is that of {recipe.launch.gpu_name} and this is {device}; set both to measure"
+            f"none: launch.gpu_peak_tflops is that of {recipe.launch.gpu_name} and this is {device}; set both for it"
         )
     return stated * 1e12 * processes, f"{stated:g} TFLOP/s a GPU (launch.gpu_peak_tflops); {CONVENTION}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from agenttuning import plan
+from agenttuning import plan, trackers
 from agenttuning.errors import UserError
 from agenttuning.machine import detect
 
@@ -40,6 +40,7 @@ def trainer_settings(recipe: Recipe) -> SFTConfig:
     # what is no number must be seen; this filter would put the average of other steps in its place
     values.setdefault("logging_nan_inf_filter", False)
     values.setdefault("ddp_find_unused_parameters", False)  # full fine-tuning uses them all; the search takes time
+    values |= trackers.settings(recipe)
     values["save_total_limit"] = None  # checkpoints.rotate deletes, and only once the next one is sealed
     processes = detect().world_size or 1
     settings = SFTConfig(

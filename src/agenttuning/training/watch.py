@@ -111,7 +111,7 @@ class Watch:
         losses, origin = self.losses, origin[:, 1:]
         if losses is None or losses.shape != origin.shape:
             seen = None if losses is None else tuple(losses.shape)
-            raise RuntimeError(f"losses of {seen} tokens for a batch of {tuple(origin.shape)}: they cannot be told apart")
+            raise RuntimeError(f"losses of {seen} tokens for a batch of {tuple(origin.shape)} cannot be told apart")
         # where, not a product: what is no number in one source is not the others'
         numbers = range(len(counts) - 2)
         by_source = [torch.where(origin == number, losses, 0).sum(dtype=torch.float64) for number in numbers]
@@ -122,8 +122,8 @@ class Watch:
         self.losses = None
 
     def close(self, norm: torch.Tensor | float | None) -> None:
-        """Before the update: the step's counts go to the meter. Raises UserError when the run has diverged. norm: of the
-        gradient; with fp16 one that is no number is a matter of course, and the scaler skips the step.
+        """Before the update: the step's counts go to the meter. Raises UserError when the run has diverged. norm: of
+        the gradient; with fp16 one that is no number is a matter of course, and the scaler skips the step.
         """
         trainer, step = self.trainer, self.trainer.state.global_step + 1
         if norm is not None and not trainer.args.fp16 and not math.isfinite(norm):
