@@ -40,16 +40,16 @@ def root(tmp_path_factory):
 def test_the_curve_is_the_committed_one(root, name):
     apart = moved(name, record.curve(root, name))
     assert not apart, (
-        f"the {name} curve has moved by {apart} (relative; allowed {TOLERANCE[name]}). If the change is meant to change "
-        f"what is trained, record it anew with `{record.COMMAND}` and say in the commit message what moved it and why. "
-        f"It was recorded with {GOLDEN['environment']}"
+        f"the {name} curve has moved by {apart} (relative; allowed {TOLERANCE[name]}). If the change is meant to "
+        f"change what is trained, record it anew with `{record.COMMAND}` and say in the commit message what moved it, "
+        f"and why. It was recorded with {GOLDEN['environment']}"
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["learning_rate=3.003e-3", "adam_epsilon=1.0e-7", "loss=assistant"])
 def test_what_changes_the_training_moves_the_curve(root, change):
-    """A tenth of a percent of the rate, ten times the epsilon, another mask: a curve that nothing moves proves nothing."""
+    """A thousandth of the rate, ten times the epsilon, another mask: a curve that nothing moves would prove nothing."""
     assert "loss" in moved("adamw", record.curve(root, "adamw", change))
 
 

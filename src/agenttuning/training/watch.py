@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +31,7 @@ JUMPED = BROKEN + ", or say what jump you expect in launch.max_loss_spike (null:
 class Spikes(TrainerCallback, ExportableState):
     """Whether the loss has jumped: STEPS steps in a row above the lowest median of WINDOW steps so far by more than
     `limit` (launch.max_loss_spike, nats per supervised token; None looks at nothing) and by more than DEVIATIONS robust
-    standard deviations (1.4826 x the median distance from the median).
+    standard deviations of a step (1.4826 / sqrt(2) x the median change from one to the next, whatever the trend).
 
     One nat is a perplexity 2.7 times as high. Of a healthy run, single steps may do that, where batches are small and
     their rows unlike; three in a row did not in 2,180 steps of the miniature. The lowest median, rather than the last
@@ -57,7 +58,8 @@ class Spikes(TrainerCallback, ExportableState):
         if len(self.recent) >= self.LEAST:
             middle = statistics.median(self.recent)
             self.lowest = middle if self.lowest is None else min(self.lowest, middle)
-            spread = 1.4826 * statistics.median(abs(value - middle) for value in self.recent)
+            changes = [abs(now - then) for then, now in pairwise(self.recent)]
+            spread = 1.4826 * statistics.median(changes) / math.sqrt(2)
             if loss > self.lowest + max(self.limit, self.DEVIATIONS * spread):
                 self.up.append(step)
                 if len(self.up) < self.STEPS:
