@@ -104,19 +104,33 @@ main()
 """
 
 
-def run_apart(world, run_dir, tracker, **environment):
-    """`agenttuning train` in a process of its own that sees no network; trackio reads its folder when imported."""
-    words = ["train", str(world), f"report_to={tracker}", "save_strategy='no'", "--run-dir", str(run_dir)]
+@pytest.fixture(scope="module")
+def tracked(world, tmp_path_factory):
+    """The folder of a run that every tracker installed here followed (trackio into track/), and train.json's log.
+
+    `agenttuning train` in a process of its own that sees no network; trackio reads its folder when it is imported.
+    """
+    folder = tmp_path_factory.mktemp("tracked")
+    asked = [name for name in ("trackio", "tensorboard") if trackers.installed(name)]
+    words = [
+        "train",
+        str(world),
+        f"report_to={json.dumps(asked)}",
+        "save_strategy='no'",
+        "--run-dir",
+        str(folder / "a"),
+    ]
+    surroundings = {key: value for key, value in os.environ.items() if key not in FOLDERS}
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE), **environment},
+        env=surroundings | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE), "TRACKIO_DIR": str(folder / "track")},
         capture_output=True,
         text=True,
         timeout=200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "CONTACTED" not in done.stdout + done.stderr
-    return json.loads((run_dir / "train.json").read_text())["log"]
+    return folder, json.loads((folder / "a/train.json").read_text())["log"]
 
 
 def same(found: dict, entry: dict) -> bool:
@@ -128,9 +142,9 @@ def same(found: dict, entry: dict) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not trackers.installed("trackio"), reason="trackio is not installed here")
-def test_trackio_holds_the_log_lines_in_a_local_file(world, tmp_path):
-    log = run_apart(world, tmp_path / "a", "trackio", TRACKIO_DIR=str(tmp_path / "track"))
-    with sqlite3.connect(tmp_path / "track" / "tiny.db") as database:
+def test_trackio_holds_the_log_lines_in_a_local_file(tracked):
+    folder, log = tracked
+    with sqlite3.connect(folder / "track" / "tiny.db") as database:
         rows = database.execute("select run_name, metrics from metrics order by step").fetchall()
     assert {name for name, _ in rows} == {"tiny/sft"}
     found = [values for values in map(json.loads, (metrics for _, metrics in rows)) if "train/loss" in values]
@@ -140,14 +154,13 @@ def test_trackio_holds_the_log_lines_in_a_local_file(world, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not trackers.installed("tensorboard"), reason="tensorboard is not installed here")
-def test_tensorboard_holds_the_log_lines(world, tmp_path):
-    log = run_apart(world, tmp_path / "a", "tensorboard")
+def test_tensorboard_holds_the_log_lines(tracked):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "a" / "tensorboard"))
+    events = EventAccumulator(str(tracked[0] / "a" / "tensorboard"))
     events.Reload()
     found: dict[int, dict] = {}
     for tag in events.Tags()["scalars"]:
         for event in events.Scalars(tag):
             found.setdefault(event.step, {})[tag] = event.value
-    assert all(same(found[entry["step"]], entry) for entry in log) and len(log) == 6
+    assert all(same(found[entry["step"]], entry) for entry in tracked[1]) and len(tracked[1]) == 6

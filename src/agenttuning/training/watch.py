@@ -33,10 +33,10 @@ class Spikes(TrainerCallback, ExportableState):
     `limit` (launch.max_loss_spike, nats per supervised token; None looks at nothing) and by more than DEVIATIONS robust
     standard deviations of a step (1.4826 / sqrt(2) x the median change from one to the next, whatever the trend).
 
-    One nat is a perplexity 2.7 times as high. The noisiest healthy run at hand, the miniature's base model (3 and 6 short
-    rows a step, Muon at 0.01), never rose by more than 0.36 in a single step of 611; a batch of 64 x 4,096 tokens is
-    steadier. Three steps, so that a batch of odd rows passes. The lowest median, rather than the last one, also sees a
-    slow climb. A checkpoint due while the loss is up is put off until it has come down again.
+    One nat is a perplexity 2.7 times as high. The noisiest healthy run at hand, the miniature's base model (3 and 6
+    short rows a step, Muon at 0.01), never rose by more than 0.36 in a single step of 611; a batch of 64 x 4,096 tokens
+    is steadier. Three steps, so that a batch of odd rows passes. The lowest median, rather than the last one, also sees
+    a slow climb. A checkpoint due while the loss is up is put off until it has come down again.
     """
 
     WINDOW, LEAST, STEPS, DEVIATIONS = 50, 20, 3, 10.0
