@@ -13,7 +13,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from agenttuning import model_size
+from agenttuning import model_size, trackers
 from agenttuning.errors import UserError
 from agenttuning.machine import Machine, detect
 from agenttuning.recipe import Recipe
@@ -38,7 +38,7 @@ def check(recipe: Recipe, data_paths: dict[str, Path] | None = None, machine: Ma
     missing = _gpu(recipe, machine or detect())
     missing += [lack] if (lack := adapters.missing(recipe)) else []
     local, remote = _wanted(recipe, data_paths or {})
-    missing += local + _hub(remote)
+    missing += local + trackers.missing(recipe) + _hub(remote)
     if missing:
         listed = "\n".join(f"  {number}. {text}" for number, text in enumerate(missing, 1))
         plural = "thing is" if len(missing) == 1 else "things are"

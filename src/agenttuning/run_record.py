@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "deepspeed",
              "flash-attn", "flash-attn-3", "peft", "bitsandbytes")  # fmt: skip
-LOGGED = ("step", "loss", "learning_rate", "grad_norm", "supervised_per_step", "tokens_per_second")
+LOGGED = ("step", "loss", "learning_rate", "grad_norm", "supervised_per_step", "tokens_per_second",
+          "supervised_tokens_per_second", "mfu", "peak_memory_gib")  # fmt: skip
 
 
 def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
     """Write run_dir/train.json and return its path. Counts and seconds include the runs that this one went on from;
-    tokens are without padding, and peak figures are this process's own.
+    tokens are without padding, peak figures are this process's own, and "mfu" says what those of the log mean.
     """
     import torch
 
@@ -42,7 +43,7 @@ def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
         "seed": recipe.values["seed"],
         "steps": trainer.state.global_step,
         "partial": trainer.seal["partial"],  # resumes that went on without a part of their checkpoint
-        "log": [{key: entry.get(key) for key in LOGGED} for entry in trainer.state.log_history if "loss" in entry],
+        "log": [logged(entry, meter.sources) for entry in trainer.state.log_history if "loss" in entry],
         "parameters": parameters,
         "parameters_trained": trained,
         "hidden_dropout": recipe.values.get("hidden_dropout") or 0.0,
@@ -50,16 +51,23 @@ def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
         "supervised_tokens": dict(zip(meter.sources, meter.supervised, strict=True)),
         "seconds": meter.seconds,
         "tokens_per_second": meter.tokens / max(1e-9, meter.seconds),
+        "mfu": trainer.watch.mfu,
         "processes": trainer.args.world_size,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "threads": torch.get_num_threads(),
         "attention": attention,
-        "peak_rss_bytes": _peak_rss(),
+        "peak_rss_bytes": peak_rss(),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
         "versions": versions(),
         "commit": commit(recipe.root),
     }
     return write_synced(recipe.run_dir / "train.json", json.dumps(record, indent=1) + "\n")
+
+
+def logged(entry: dict, sources: list[str]) -> dict:
+    """One log line of train.json: loss_by_source holds None for a source without supervised tokens since the last."""
+    by_source = {name: entry.get(f"loss/{name}") for name in sources}
+    return {**{key: entry.get(key) for key in LOGGED}, "loss_by_source": by_source}
 
 
 def finished(recipe: Recipe, prepared: Prepared) -> bool:
@@ -108,6 +116,7 @@ def _git(root: Path, *words: str) -> str | None:
     return answer.stdout.strip()
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
+    """Bytes that this process has had resident at most."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

@@ -30,7 +30,9 @@ def finished_run(folder: Path, n: int = 12):
     rights = {"base": (0.9, 0.8, 0.7), "tuned": (0.88, 0.85, 0.72)}
     for side, policy in players.items():
         judged(folder, side, policy, n, dict(zip(METRICS, rights[side], strict=True)), one)
-    log = [{"step": step, "loss": 0.2 + 3 * math.exp(-step / 90)} for step in range(25, 601, 25)]
+    log = [{"step": step, "loss": 0.2 + 3 * math.exp(-step / 90), "loss_by_source": {
+        "miniature-agent": 0.1 + 3.4 * math.exp(-step / 60), "miniature-general": 0.25 + 2.8 * math.exp(-step / 110)}}
+        for step in range(25, 601, 25)]  # fmt: skip
     training = {
         "recipe_hash": one.hash,
         "steps": 600,

@@ -69,7 +69,8 @@ def arrange(when: str, step: int) -> None:
         return Path(folder).name == f"checkpoint-{step}"
 
     if when in AFTER_STEP:
-        before(meter.Meter, "on_step_end", lambda _, __, state, *___, **____: state.global_step == step, AFTER_STEP[when])
+        ends = AFTER_STEP[when]
+        before(meter.Meter, "on_step_end", lambda _, __, state, *___, **____: state.global_step == step, ends)
     elif when == "begin":
         before(trainer.Trainer, "save_model", lambda _, folder=None, **__: of_step(folder))
     elif when == "files":

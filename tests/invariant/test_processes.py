@@ -36,7 +36,49 @@ def test_two_processes_equal_one(tmp_path):
     one, two = (json.loads((tmp_path / name / "train.json").read_text()) for name in ("one", "two"))
     assert two["processes"] == 2 and two["tokens"] == one["tokens"]
     assert two["supervised_tokens"] == one["supervised_tokens"]
+    for ours, theirs in zip(two["log"], one["log"], strict=True):
+        assert ours["loss_by_source"] == pytest.approx(theirs["loss_by_source"], abs=2e-6)
+        assert ours["supervised_per_step"] == theirs["supervised_per_step"]
     alone, together = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
     for name, weight in alone.items():
         assert (together[name] - weight).abs().max() < 1e-4, name  # AdamW magnifies rounding where gradients are ~0
     assert (tmp_path / "two" / "checkpoints" / "checkpoint-6" / "rng_state_1.pth").is_file()
+
+
+POISON = """
+import math, os, pathlib, sys
+from agenttuning.training import watch
+whole = watch.Watch.add
+def add(self, counts, origin, rows):
+    if self.trainer.state.global_step == 2 and self.trainer.args.process_index == 1:
+        self.losses = self.losses.clone()
+        self.losses[1] = math.nan
+        pathlib.Path(os.environ["BAD"]).write_text(str(rows[1][0]))
+    return whole(self, counts, origin, rows)
+watch.Watch.add = add
+from agenttuning.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_process_with_a_bad_row_stops_all_of_them_and_names_it(tmp_path):
+    """The second process has it, in its second row of the third step; the main one tells of it."""
+    world = tiny_world(tmp_path)
+    (tmp_path / "poison.py").write_text(POISON)
+    words = [str(tmp_path / "poison.py"), "train", str(world), "per_device_train_batch_size=2", "max_steps=6"]
+    words += ["save_steps=1", "--run-dir", str(tmp_path / "two")]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE), "BAD": str(tmp_path / "bad")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode != 0
+    bad = int((tmp_path / "bad").read_text())
+    record = json.loads((tmp_path / "two/diverged.json").read_text())
+    assert len({row["row"] for row in record["rows"]}) == 4  # of both processes
+    assert record["rows"][0]["row"] == bad and record["rows"][0]["conversations"][0]["ids"]
+    assert "the loss of step 3 is nan" in done.stderr and f"The loss is no number in row {bad} (" in done.stderr
+    assert record["last_good"].endswith("checkpoint-2")

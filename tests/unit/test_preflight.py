@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from agenttuning import preflight, recipe
+from agenttuning import preflight, recipe, trackers
 from agenttuning.errors import UserError
 from agenttuning.machine import Gpu, Machine
 from agenttuning.recipe.schema import REPOSITORY
@@ -27,6 +27,7 @@ def clean(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(trackers, "installed", lambda name: True)  # what is absent: tests/unit/test_trackers.py
 
 
 def load(*overrides):

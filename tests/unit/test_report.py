@@ -226,8 +226,20 @@ def test_the_curve_stays_in_its_frame() -> None:
     assert all(0 <= y <= page.HEIGHT for _, y in points) and points[0][1] < points[1][1] < points[2][1]
     assert drawn["ticks"][0] == {"at": 100.0, "label": "0"} and len(drawn["ticks"]) <= 8
     assert 0 <= drawn["ticks"][-1]["at"] < 100
-    assert page.curve([]) is page.curve(None) is None
+    assert drawn["sources"] == [] and page.curve([]) is page.curve(None) is None
     assert page.curve([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}])["ticks"]
+
+
+def test_each_source_has_its_own_curve_and_all_share_a_frame() -> None:
+    by_source = ({"agent": 5.0, "chat": 1.0}, {"agent": None, "chat": 0.9}, {"agent": 0.2, "chat": 0.8})
+    log = [{"step": n, "loss": 2.0, "loss_by_source": losses} for n, losses in enumerate(by_source)]
+    agent, chat = page.curve(log)["sources"]
+    assert (agent["name"], agent["last"], chat["name"], chat["last"]) == ("agent", 0.2, "chat", 0.8)
+    assert len(agent["points"].split()) == 2 and len(chat["points"].split()) == 3  # None is no point, and not zero
+    heights = [float(point.split(",")[1]) for point in agent["points"].split()]
+    assert 0 <= heights[0] < heights[1] <= page.HEIGHT  # the highest of all lines is in the frame
+    log = [{"step": n, "loss": 2.0, "loss_by_source": {"agent": 2.0}} for n in range(3)]
+    assert page.curve(log)["sources"] == []  # the total once more
 
 
 def test_the_episodes_chosen(run) -> None:

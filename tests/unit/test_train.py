@@ -44,8 +44,9 @@ def test_the_loss_goes_down(run):
 def test_the_log_lines_are_an_interface(run):
     lines = [line for line in run[2].splitlines() if line.startswith("step ")]
     pattern = (
-        r"step \d+/30  loss \d\.\d{4}  lr \d\.\d\de[-+]\d\d  grad_norm \d+\.\d{3}  "
-        r"supervised [\d,]+ tok/step  [\d,]+ tok/s"
+        r"step \d+/30  loss \d\.\d{4} \(agents \d\.\d{4}, chats \d\.\d{4}\)  "
+        r"lr \d\.\d\de[-+]\d\d  grad_norm \d+\.\d{3}  supervised [\d,]+ tok/step  "
+        r"[\d,]+ tok/s  [\d,]+ supervised tok/s  \d\.\d\d GiB"
     )
     assert len(lines) == 10 and all(re.fullmatch(pattern, line) for line in lines), lines
 
@@ -70,6 +71,10 @@ def test_the_record(run):
     assert record["supervised_tokens"] == prepared
     per_step = [entry["supervised_per_step"] for entry in record["log"]]
     assert sum(per_step) * 3 == pytest.approx(mixture["supervised_tokens"])
+    for entry in record["log"]:
+        assert entry["supervised_tokens_per_second"] < entry["tokens_per_second"] and entry["mfu"] is None
+        assert 0.1 < entry["peak_memory_gib"] <= record["peak_rss_bytes"] / 2**30
+    assert record["mfu"] == "none: no peak is stated for a CPU"
     assert record["versions"]["trl"] and record["recipe_hash"] == run[1].hash and record["peak_rss_bytes"] > 1e8
     assert record["tokens_per_second"] == pytest.approx(record["tokens"] / record["seconds"])
 
@@ -129,7 +134,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_update(world, tmp
     one = tiny_recipe(
         world, tmp_path / "a", "learning_rate=1.0e+30", "optim=sgd", "max_grad_norm=0.0", "warmup_steps=0"
     )
-    with pytest.raises(UserError, match="the gradient of step 2 is (nan|inf)"):
+    with pytest.raises(UserError, match="the (loss|gradient) of step 2 is (nan|inf)"):
         train(one)
     assert not checkpoints.in_order(tmp_path / "a")  # it would have held broken weights
     assert not (tmp_path / "a" / "model").exists()
@@ -161,6 +166,13 @@ def test_weights_that_are_no_number_are_seen_before_the_first_update(world, tmp_
 def test_keys_about_saving_that_would_do_nothing_are_refused(world, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         trainer_settings(tiny_recipe(world, tmp_path, words))
+def test_a_finite_loss_with_a_gradient_that_is_none_stops_too(world, tmp_path, monkeypatch):
+    from trl import SFTTrainer
+
+    monkeypatch.setattr(SFTTrainer, "_get_grad_norm", lambda self, model, grad_norm=None: float("inf"))
+    with pytest.raises(UserError, match="the gradient of step 1 is inf.*highest loss first: rows"):
+        train(tiny_recipe(world, tmp_path / "a"))
+    assert not checkpoints.in_order(tmp_path / "a")
 
 
 def test_nothing_is_sent_anywhere(world, tmp_path, monkeypatch):

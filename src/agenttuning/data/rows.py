@@ -33,9 +33,10 @@ def trainable_rows(prepared: Prepared, recipe: Recipe) -> Dataset:
     """The rows of a prepared mixture, memory-mapped; built first where they are not there or were made otherwise.
 
     Packing is TRL's own: whole conversations in best-fit bins within each 1000 rows, whose order is a seeded draw. The
-    same conversations give the same bytes. Raises UserError when a row is longer than max_length, which packing would
-    cut in silence, and when the disk is full.
+    same conversations give the same bytes. A column `row`, not on disk, numbers the rows. Raises UserError when a row
+    is longer than max_length, which packing would cut in silence, and when the disk is full.
     """
+    import numpy
     from datasets import load_from_disk
 
     folder, key = prepared.path / FOLDER, _key(prepared, recipe)
@@ -43,7 +44,8 @@ def trainable_rows(prepared: Prepared, recipe: Recipe) -> Dataset:
         with alone_in(prepared.path.parent):
             if not _whole(folder, key):  # another process may have made them while this one waited
                 _build(prepared, recipe, folder, key)
-    return load_from_disk(str(folder)).with_format("numpy")
+    rows = load_from_disk(str(folder))
+    return rows.add_column("row", numpy.arange(len(rows))).with_format("numpy")
 
 
 def rows_fingerprint(prepared: Prepared) -> str:

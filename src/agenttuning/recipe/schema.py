@@ -92,6 +92,8 @@ class Launch:
     accelerate_config: stem of a file in accelerate_configs/. attention: one of ATTENTIONS, or a kernel on the Hub as
     `owner/name` or `owner/name@revision`. `gpus` .. `usd_per_gpu_hour` state the machine that
     `plan` reckons with; gpu_peak_tflops is the dense bf16 peak, mfu the share of it expected, in (0, 1].
+    max_loss_spike: the run stops when its loss stays higher than this above where it was, in nats per supervised token
+    (training/watch.py says how that is judged); None: however high.
     """
 
     global_batch: int
@@ -103,6 +105,7 @@ class Launch:
     gpu_peak_tflops: float | None = None
     mfu: float | None = None
     usd_per_gpu_hour: float | None = None
+    max_loss_spike: float | None = 1.0
 
 
 @dataclass(frozen=True)
@@ -296,6 +299,11 @@ def check_blocks(mixture: Mixture, loss: Any, launch: Launch, where: str) -> Non
             raise UserError(f"{where}: `{key}: {value}`; it must be above 0.")
     if launch.mfu is not None and not 0 < launch.mfu <= 1:
         raise UserError(f"{where}: launch.mfu is {launch.mfu}; it is the share of the peak, in (0, 1].")
+    if launch.max_loss_spike is not None and not 0 < launch.max_loss_spike < float("inf"):
+        raise UserError(
+            f"{where}: launch.max_loss_spike is {launch.max_loss_spike}; it is a rise of the loss in nats, above 0, or "
+            "null for a run that no rise shall stop."
+        )
     for key in ("max_quarantined", "max_overlong_loss"):
         if not 0 <= getattr(mixture, key) <= 1:
             raise UserError(f"{where}: mixture.{key} is {getattr(mixture, key)}; it is a share, in [0, 1].")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 1500  # of a message in a trajectory
 WIDTH, HEIGHT = 640, 200  # of the loss curve's own coordinates
+MOST_SOURCES = 3  # lines beside the total that can still be told apart
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -58,33 +59,50 @@ def headline(rows: list[Row]) -> list[str]:
 
 
 def curve(log: Any) -> dict[str, Any] | None:
-    """The loss curve in coordinates of WIDTH x HEIGHT, with ticks; None when there is nothing to draw."""
-    points = [
-        (entry["step"], entry["loss"])
+    """The loss curve in coordinates of WIDTH x HEIGHT, with ticks, and one for each source where the log tells them
+    apart; None when there is nothing to draw.
+    """
+    entries = [
+        entry
         for entry in (log if isinstance(log, list) else [])
         if isinstance(entry, dict) and all(isinstance(entry.get(key), int | float) for key in ("step", "loss"))
     ]
-    if len(points) < 2 or points[0][0] == points[-1][0]:
+    if len(entries) < 2 or entries[0]["step"] == entries[-1]["step"]:
         return None
-    steps, losses = zip(*points, strict=True)
-    top = max(losses) or 1.0
+    points = [(entry["step"], entry["loss"]) for entry in entries]
+    sources = _by_source(entries)
+    first, last = points[0][0], points[-1][0]
+    top = max(loss for line in (points, *sources.values()) for _, loss in line) or 1.0
     tick = next((tick for tick in TICKS if top / tick <= 5), top / 4)
     ceiling = tick * (int(top / tick) + 1)
-    first, last = steps[0], steps[-1]
-    placed = [
-        (WIDTH * (step - first) / (last - first), HEIGHT * (1 - max(0.0, loss) / ceiling)) for step, loss in points
-    ]
+
+    def placed(line: list[tuple[int, float]]) -> str:
+        at = [(WIDTH * (step - first) / (last - first), HEIGHT * (1 - max(0.0, loss) / ceiling)) for step, loss in line]
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+
     return {
-        "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in placed),
+        "points": placed(points),
+        "sources": [{"name": name, "points": placed(line), "last": line[-1][1]} for name, line in sources.items()],
         "ticks": [
             {"at": 100 * (1 - number * tick / ceiling), "label": f"{number * tick:g}"}
             for number in range(int(ceiling / tick + 1e-9) + 1)
         ],
         "first_step": first,
         "last_step": last,
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
+        "first_loss": points[0][1],
+        "last_loss": points[-1][1],
     }
+
+
+def _by_source(entries: list[dict]) -> dict[str, list[tuple[int, float]]]:
+    """(step, loss) by source, of the first MOST_SOURCES; none where the run has a single source, whose curve it is."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for entry in entries:
+        losses = entry.get("loss_by_source")
+        for name, loss in (losses if isinstance(losses, dict) else {}).items():
+            if isinstance(loss, int | float):
+                found.setdefault(name, []).append((entry["step"], loss))
+    return dict(list(found.items())[:MOST_SOURCES]) if len(found) > 1 else {}
 
 
 def trajectories(folder: Path) -> list[dict[str, Any]]:

@@ -1,46 +1,79 @@
-"""What is counted and printed while a run trains: tokens, supervised tokens by source, speed; one line a step."""
+"""What is counted and printed while a run trains: losses and tokens by source, speed, memory; a line a logging step."""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from transformers import ProgressCallback
 from transformers.trainer_callback import ExportableState
 
+from agenttuning.run_record import peak_rss
+
+BY_SOURCE = "loss/"  # before a source's name, among the logged keys
+
 
 class Meter(ProgressCallback, ExportableState):
-    """Totals since step 0, carried over by checkpoints, and the one log line per logging step.
+    """Totals since step 0 of all processes together, carried over by checkpoints, and the one log line a logging step.
 
-    tokens: without padding; supervised: per source; seconds: spent in training, all processes in parallel.
+    tokens: without padding; attended: sum of the squared lengths of conversations; supervised and losses (their sum, in
+    nats): per source; seconds: spent in training. `work` (FLOPs of so many tokens, so many attended) and `peak` (FLOP/s
+    of all devices) make the MFU; without them there is none.
     """
 
     def __init__(self, sources: Sequence[str] = ()) -> None:
         super().__init__()
         self.sources = list(sources)
-        self.tokens, self.supervised, self.seconds = 0, [0] * len(self.sources), 0.0
+        self.tokens, self.attended, self.supervised, self.seconds = 0, 0, [0] * len(self.sources), 0.0
+        self.losses = [0.0] * len(self.sources)
         self.since = time.perf_counter()
-        self.logged = (0, 0, 0, 0.0)  # step, tokens, supervised, seconds at the last log line
+        self.logged = self.totals(0)  # at the last log line
+        self.work: Callable[[int, int], float] | None = None
+        self.peak: float | None = None
 
     def state(self) -> dict[str, Any]:
         self.tick()
-        kept = {"tokens": self.tokens, "supervised": self.supervised, "seconds": self.seconds, "logged": self.logged}
-        return {"args": {"sources": self.sources}, "attributes": kept}
+        kept = ("tokens", "attended", "supervised", "losses", "seconds", "logged")
+        return {"args": {"sources": self.sources}, "attributes": {name: getattr(self, name) for name in kept}}
 
-    def count(self, counts: list[int]) -> None:
-        self.tokens += counts[0]
-        self.supervised = [total + more for total, more in zip(self.supervised, counts[1:], strict=True)]
+    def totals(self, step: int) -> list:
+        """[step, tokens, attended, seconds, supervised per source, losses per source]"""
+        return [step, self.tokens, self.attended, self.seconds, list(self.supervised), list(self.losses)]
+
+    def count(self, tokens: int, attended: int, supervised: Sequence[int], losses: Sequence[float]) -> None:
+        """Add one step."""
+        self.tokens, self.attended = self.tokens + tokens, self.attended + attended
+        self.supervised = [total + more for total, more in zip(self.supervised, supervised, strict=True)]
+        self.losses = [total + more for total, more in zip(self.losses, losses, strict=True)]
 
     def tick(self) -> None:
         now = time.perf_counter()
         self.seconds, self.since = self.seconds + now - self.since, now
 
     def figures(self, step: int) -> dict[str, float]:
-        """Supervised tokens a step and tokens a second since the last log line."""
+        """What is logged beside loss, rate and gradient norm, since the last log line: supervised tokens a step, tokens
+        and supervised tokens a second, `loss/SOURCE` (mean per supervised token of the source; absent without any), mfu
+        (absent where unknown), and the peak memory of this process in GiB.
+        """
         self.tick()
-        before, self.logged = self.logged, (step, self.tokens, sum(self.supervised), self.seconds)
-        steps, tokens, supervised, seconds = (now - then for now, then in zip(self.logged, before, strict=True))
-        return {"supervised_per_step": supervised / max(1, steps), "tokens_per_second": tokens / max(1e-9, seconds)}
+        before, self.logged = self.logged, self.totals(step)
+        steps, tokens, attended, seconds = (now - then for now, then in zip(self.logged[:4], before[:4], strict=True))
+        supervised = [now - then for now, then in zip(self.logged[4], before[4], strict=True)]
+        losses = [now - then for now, then in zip(self.logged[5], before[5], strict=True)]
+        seconds = max(1e-9, seconds)
+        found = {
+            "supervised_per_step": sum(supervised) / max(1, steps),
+            "tokens_per_second": tokens / seconds,
+            "supervised_tokens_per_second": sum(supervised) / seconds,
+            "peak_memory_gib": peak_memory() / 2**30,
+        }
+        for name, loss, count in zip(self.sources, losses, supervised, strict=True):
+            if count:
+                found[BY_SOURCE + name] = loss / count
+        if self.work and self.peak:
+            found["mfu"] = self.work(tokens, attended) / seconds / self.peak
+        return found
 
     def on_train_begin(self, args, state, control, **kwargs):
         # the Trainer restores callbacks from checkpoints by replacing them; ours is referred to from elsewhere
@@ -69,10 +102,25 @@ class Meter(ProgressCallback, ExportableState):
             super().on_train_end(args, state, control, **kwargs)
 
 
+def peak_memory() -> int:
+    """Bytes that this process has held at most: on its GPU where there is one, else resident."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else peak_rss()
+
+
 def log_line(step: int, steps: int, logs: dict[str, float]) -> str:
-    """`step 10/2000  loss 1.2345  lr 5.00e-05  grad_norm 0.87  supervised 12,345 tok/step  7,345 tok/s`"""
-    return (
-        f"step {step}/{steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
-        f"grad_norm {logs.get('grad_norm', math.nan):.3f}  supervised {logs['supervised_per_step']:,.0f} tok/step  "
-        f"{logs['tokens_per_second']:,.0f} tok/s"
-    )
+    """`step 10/2000  loss 1.2345 (agent 0.9876, chat 1.3210)  lr 5.00e-05  grad_norm 0.870  supervised 12,345 tok/step
+    7,345 tok/s  2,345 supervised tok/s  mfu 41.2 %  61.2 GiB`, in one line. The MFU is absent where it is unknown.
+    """
+    sources = [(key[len(BY_SOURCE) :], value) for key, value in logs.items() if key.startswith(BY_SOURCE)]
+    parts = [
+        f"step {step}/{steps}",
+        f"loss {logs['loss']:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in sources)})",
+        f"lr {logs['learning_rate']:.2e}",
+        f"grad_norm {logs.get('grad_norm', math.nan):.3f}",
+        f"supervised {logs['supervised_per_step']:,.0f} tok/step",
+        f"{logs['tokens_per_second']:,.0f} tok/s",
+        f"{logs['supervised_tokens_per_second']:,.0f} supervised tok/s",
+        *([f"mfu {100 * logs['mfu']:.1f} %"] if "mfu" in logs else []),
+        f"{logs['peak_memory_gib']:.2f} GiB",
+    ]
+    return "  ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from agenttuning import plan
+from agenttuning import plan, trackers
 from agenttuning.errors import UserError
 from agenttuning.machine import detect
 from agenttuning.training import adapters
@@ -41,6 +41,7 @@ def trainer_settings(recipe: Recipe) -> SFTConfig:
     # what is no number must be seen; this filter would put the average of other steps in its place
     values.setdefault("logging_nan_inf_filter", False)
     values.setdefault("ddp_find_unused_parameters", False)  # full fine-tuning uses them all; the search takes time
+    values |= trackers.settings(recipe)
     # checkpoints.rotate deletes, and only once the next one is sealed; it keeps the best by the training loss
     values["save_total_limit"] = values["metric_for_best_model"] = None
     processes = detect().world_size or 1

@@ -6,7 +6,6 @@ Rows come ready: input_ids, labels and `origin`, a list as long as them that hol
 each supervised token and -1 elsewhere. Packing packs it along, so that tokens can be counted by source.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +17,10 @@ from agenttuning.chat import save_tokenizer
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
 from agenttuning.training import adapters, dropout, optim, order, resume, sealing
-from agenttuning.training.collate import Collator, rows_lie_apart
+from agenttuning.training.collate import COUNTED, Collator, rows_lie_apart
 from agenttuning.training.meter import Meter
 from agenttuning.training.signals import StopOnSignal
+from agenttuning.training.watch import Watch
 
 
 class Trainer(SFTTrainer):
@@ -51,10 +51,12 @@ class Trainer(SFTTrainer):
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         for callback in (self.meter, sealing.Continue(self), self.stop):
             self.add_callback(callback)
-        self.cheap_loss = self.args.device.type == "cpu" and not self.aux_loss_enabled and self.args.loss_type == "nll"
+        plain = not self.aux_loss_enabled and self.args.loss_type == "nll" and not self.args.label_smoothing_factor
+        self.cheap_loss = self.args.device.type == "cpu" and plain
+        self.watch = Watch(self)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "labels", "seq_lengths", "origin"]
+        self._signature_columns = ["input_ids", "labels", "seq_lengths", "origin", "row"]
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What the model is called with for a batch of the collator; training/probe.py calls its own with the same."""
@@ -63,7 +65,7 @@ class Trainer(SFTTrainer):
                 "a packed batch must have position_ids and no attention_mask; no boundaries would be built and "
                 "conversations would attend to each other; install the TRL of constraints.txt, or set packing: false"
             )
-        return {**{key: value for key, value in batch.items() if key != "counts"}, "use_cache": False}
+        return {**{key: value for key, value in batch.items() if key not in COUNTED}, "use_cache": False}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of one micro-batch, summed over supervised tokens and divided by those of the whole step.
@@ -71,25 +73,20 @@ class Trainer(SFTTrainer):
         On a CPU it is the model's own: TRL's head also computes entropy and accuracy of every token, which costs a tiny
         model a third of its speed. On a GPU it is TRL's, which never holds all logits.
         """
-        counts, inputs = inputs.get("counts"), self.model_inputs(inputs)
+        counted = {key: inputs.get(key) for key in COUNTED}
+        inputs = self.model_inputs(inputs)
         if self.cheap_loss and not return_outputs:
             loss = super(SFTTrainer, self).compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         else:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if counts is not None and self.model.training:
-            self.meter.count(self.accelerator.reduce(counts).tolist())
+        if self.model.training:
+            self.watch.add(**counted)
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """Called before each update: a gradient that is no number stops the run while the weights are still good. With
-        fp16 it is a matter of course, and the scaler skips the step.
-        """
+        """Called before each update, so that a run that has diverged ends while the weights are still good."""
         norm = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and not self.args.fp16 and not math.isfinite(norm):
-            raise UserError(
-                f"the gradient of step {self.state.global_step + 1} is {float(norm)}; the update would destroy the "
-                "weights; look at the rows of that step, or lower learning_rate; all checkpoints are from before it"
-            )
+        self.watch.close(norm)
         return norm
 
     def create_optimizer(self, model=None):
