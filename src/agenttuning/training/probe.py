@@ -113,12 +113,13 @@ def _together(
     trainer: Trainer, model: PreTrainedModel, documents: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(logits, gradient) of the documents as the run would compute them, in the order of `documents`."""
+    import numpy
     import torch
 
     rest, rows, places = iter(documents), [], []
     for number, lengths in enumerate(ROWS if trainer.padding_free else [(n,) for row in ROWS for n in row]):
         ids = torch.cat([next(rest) for _ in lengths]).tolist()
-        row = {"input_ids": ids, "labels": ids, "origin": [0] * len(ids)}
+        row = {"input_ids": ids, "labels": ids, "origin": numpy.zeros(len(ids), dtype="int8"), "row": number}
         rows.append({**row, "seq_lengths": list(lengths)} if trainer.padding_free else row)
         places += [(number, sum(lengths[:i]), n) for i, n in enumerate(lengths)]
     batch = trainer.data_collator(rows)
