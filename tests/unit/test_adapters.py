@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from agenttuning.training.settings import trainer_settings
 from helpers.tiny_families import family_world
 from helpers.tiny_run import CPU, losses, tiny_model, tiny_recipe, tiny_world, weights
 
+ROOT = Path(__file__).resolve().parents[2]
 LORA = ("use_peft=true", "lora_r=4", "lora_alpha=8", "lora_target_modules=[q_proj, down_proj]")
 IDS = torch.arange(60).reshape(2, 30)
 # rank x (inputs + outputs) of both target matrices in both layers of a model with hidden 32 and mlp 64
@@ -210,6 +212,17 @@ def test_a_head_that_is_trained_whole_is_trained_by_both_losses(world, run, monk
     assert (head[0] - head[1]).abs().max() < 1e-4 and "lm_head.weight" in changed(world, fused)
 
 
+def test_an_adapter_that_was_not_saved_whole_is_refused(world, tmp_path, monkeypatch):
+    from peft import PeftModel
+
+    save = PeftModel.save_pretrained
+    empty = lambda self, folder, **named: save(self, folder, **{**named, "state_dict": {"none": torch.zeros(1)}})  # noqa: E731
+    monkeypatch.setattr(PeftModel, "save_pretrained", empty)
+    with pytest.raises(UserError, match=f"saved with 0 of the {TRAINED:,} parameters"):
+        train(tiny_recipe(world, tmp_path / "a", *LORA, "save_strategy='no'"))
+    assert not (tmp_path / "a" / "model").exists() and not (tmp_path / "a" / "adapter").exists()
+
+
 def test_an_adapter_of_another_base_is_refused(world, run, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -239,9 +252,10 @@ def test_tied_embeddings_are_not_pulled_apart(tmp_path):
 
 
 def accelerate_config(world, name):
-    from pathlib import Path
-
-    content = (Path(__file__).resolve().parents[2] / "accelerate_configs" / f"{name}.yaml").read_text()
+    """Put one of the repository's own configs into the world; `fsdp2+` is fsdp2 with FSDP's own checkpointing."""
+    content = (ROOT / "accelerate_configs" / f"{name.removesuffix('+')}.yaml").read_text()
+    if name.endswith("+"):
+        content = content.replace("fsdp_activation_checkpointing: false", "fsdp_activation_checkpointing: true")
     (world.parents[2] / "accelerate_configs" / f"{name}.yaml").write_text(content)
     return f"launch.accelerate_config={name}"
 
@@ -287,6 +301,7 @@ def test_keys_that_do_not_go_together_are_refused(world, tmp_path, overrides, sa
         ("fsdp2", ("load_in_4bit=true", "dtype=bfloat16", "bnb_4bit_quant_storage=bfloat16"), None),
         ("fsdp2", ("dtype=bfloat16",), None),
         ("ddp", ("load_in_4bit=true",), None),
+        ("fsdp2+", (), "the saved adapter would be empty"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(world, tmp_path, config, overrides, said):

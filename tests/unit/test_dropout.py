@@ -161,6 +161,23 @@ def test_values_that_would_train_something_else_are_refused(world, tmp_path, ove
         trainer_settings(tiny_recipe(world, tmp_path / "a", *overrides))
 
 
+def test_checkpointing_that_loses_the_mask_is_refused(world, tmp_path):
+    """FSDP's own, as accelerate calls it. Its source is read, so that a mended accelerate is noticed."""
+    import inspect
+
+    from accelerate.utils import fsdp_utils
+
+    assert "preserve_rng_state=False" in inspect.getsource(fsdp_utils.fsdp2_apply_ac)
+    name = world.parents[2] / "accelerate_configs" / "fsdp2.yaml"
+    own = (ROOT / "accelerate_configs" / "fsdp2.yaml").read_text()
+    recipe = tiny_recipe(world, tmp_path / "a", "hidden_dropout=0.1", "launch.accelerate_config=fsdp2")
+    name.write_text(own)
+    assert dropout.probability(recipe) == 0.1
+    name.write_text(own.replace("fsdp_activation_checkpointing: false", "fsdp_activation_checkpointing: true"))
+    with pytest.raises(UserError, match="would be of another mask"):
+        dropout.probability(recipe)
+
+
 @pytest.mark.parametrize("value", ["true", "'0.1'", "[0.1]"])
 def test_a_value_that_is_no_number_is_refused(world, tmp_path, value):
     with pytest.raises(UserError, match="`hidden_dropout`"):

@@ -275,10 +275,12 @@ def test_a_missing_accelerate_config_names_those_there_are():
 def test_two_kinds_of_activation_checkpointing_are_refused():
     config = validate(REPOSITORY / "accelerate_configs/fsdp2.yaml")
     assert checkpoints_activations(recipe.load(R13), config)
+    both = {**config, "fsdp_config": {**config["fsdp_config"], "fsdp_activation_checkpointing": True}}
     with pytest.raises(UserError, match="both at once"):
-        checkpoints_activations(recipe.load(R13, ["activation_checkpointing=true"]), config)
+        checkpoints_activations(recipe.load(R13), both)
     with pytest.raises(UserError, match="both at once"):  # unset means TRL's default, which is on
-        checkpoints_activations(recipe.load(R13, ["activation_checkpointing=null"]), config)
+        checkpoints_activations(recipe.load(R13, ["activation_checkpointing=null"]), both)
+    assert checkpoints_activations(recipe.load(R13, ["activation_checkpointing=false"]), both)
 
 
 def test_known_accelerate_keys_exist_in_the_installed_accelerate():

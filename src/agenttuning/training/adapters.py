@@ -11,6 +11,7 @@ import importlib.util
 import re
 import shutil
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,13 @@ def _check_spread(recipe: Recipe) -> None:
                 f"{where}: with ZeRO stage 3 TRL keeps adapters in the base's dtype (TRL issue 6089), so with dtype: "
                 "bfloat16 most of their updates would round to nothing; use fsdp2, or dtype: float32"
             )
+    if config.get("fsdp_config", {}).get("fsdp_activation_checkpointing"):
+        # peft 0.21 finds adapters by module names, which accelerate's wrapper changes; its mask is lost as well
+        raise UserError(
+            f"{where}: use_peft with fsdp_activation_checkpointing: true in {name}; checkpoints and the saved adapter "
+            "would be empty, and lora_dropout would be recomputed with another mask; write "
+            "fsdp_activation_checkpointing: false there and activation_checkpointing: true in the recipe"
+        )
     if config["distributed_type"] == "FSDP" and quantised:
         # accelerate 1.15, fsdp2_prepare_model: 4-bit weights stored as uint8 are left out of sharding
         if quantised == "load_in_8bit":
@@ -278,21 +286,35 @@ def save(trainer: Trainer, folder: Path) -> None:
         return
     for name in ("training_args.bin", "README.md"):  # a pickle with this machine's paths, and a card of blanks
         (unfinished / name).unlink(missing_ok=True)
-    if not (unfinished / "adapter_model.safetensors").is_file():
-        raise UserError(f"{unfinished} was saved without adapter weights; it cannot be used; a checkpoint still can")
+    saved, trained = _saved_parameters(unfinished), counts(trainer.model)[0]
+    if saved != trained:
+        raise UserError(
+            f"{unfinished} was saved with {saved:,} of the {trained:,} parameters that were trained; merged, it would "
+            "be another model; the checkpoints may lack them, too: look before you use them"
+        )
     shutil.rmtree(adapter, ignore_errors=True)
     unfinished.rename(adapter)
     if trainer.is_deepspeed_enabled:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
         unset_hf_deepspeed_config()  # from_pretrained would wait for the other processes to load their shards
-    get, trained = recipe.values.get, trainer.accelerator.unwrap_model(trainer.model)
+    get, model = recipe.values.get, trainer.accelerator.unwrap_model(trainer.model)
     merged = merge(adapter, get("model_name_or_path"), get("model_revision"), get("dtype") or "float32")
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):  # the Trainer aligned these with the tokenizer
-        setattr(merged.config, token, getattr(trained.config, token, None))
-    merged.generation_config, merged.config.use_cache = trained.generation_config, True
+        setattr(merged.config, token, getattr(model.config, token, None))
+    merged.generation_config, merged.config.use_cache = model.generation_config, True
     merged.save_pretrained(str(folder))
     save_tokenizer(trainer.processing_class, folder)
+
+
+def _saved_parameters(folder: Path) -> int:
+    from safetensors import safe_open
+
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        return 0
+    with safe_open(path, "pt") as content:
+        return sum(prod(content.get_slice(name).get_shape()) for name in content.keys())  # noqa: SIM118 - no mapping
 
 
 def announcement(model: torch.nn.Module, recipe: Recipe) -> str:

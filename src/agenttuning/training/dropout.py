@@ -18,6 +18,7 @@ from torch.nn.functional import dropout
 from transformers import TrainerCallback
 
 from agenttuning.errors import UserError
+from agenttuning.recipe.accelerate_config import validate
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,14 @@ def probability(recipe: Recipe) -> float:
                 f"{recipe.path}: {key} says preserve_rng_state: false; with hidden_dropout the second pass would drop "
                 "other values than the first and give the gradient of another loss; remove it"
             )
+    if value and validate(recipe.accelerate_config).get("fsdp_config", {}).get("fsdp_activation_checkpointing"):
+        # accelerate 1.15, fsdp2_apply_ac: checkpoint_wrapper(layer, preserve_rng_state=False)
+        name = recipe.accelerate_config.name
+        raise UserError(
+            f"{recipe.path}: hidden_dropout with fsdp_activation_checkpointing: true in {name}; accelerate recomputes "
+            "without the first pass's random state, so the gradient would be of another mask; write "
+            "fsdp_activation_checkpointing: false there and activation_checkpointing: true in the recipe"
+        )
     return float(value)
 
 
