@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import UserError
-from agenttuning.training import varlen
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 # auto on a GPU: the first that can run. flash_attention_4 is a pre-release and only taken when pinned.
-FASTEST = ("flash_attention_3", "flash_attention_2", varlen.NAME)
+FASTEST = ("flash_attention_3", "flash_attention_2", "varlen")
 INSTEAD = "another attention would have another speed and memory than planned"
 
 
@@ -27,6 +26,8 @@ def choose_attention(recipe: Recipe) -> tuple[str, str]:
     look for an absent one on the Hub, and leave out a dropout that a kernel does not have.
     """
     from transformers import AutoConfig
+
+    from agenttuning.training import varlen
 
     asked, device = recipe.launch.attention, device_of(recipe)
     name, revision = recipe.values["model_name_or_path"], recipe.values.get("model_revision") or "main"
@@ -54,6 +55,8 @@ def device_of(recipe: Recipe) -> str:
 
 def fastest(recipe: Recipe, config: PretrainedConfig, device: str) -> tuple[str, str]:
     """What `auto` means for this model on this device, and why."""
+    from agenttuning.training import varlen
+
     if device == "cpu":
         if not recipe.values.get("packing"):
             return "sdpa", "auto: on a CPU the fastest for rows that are not packed"
@@ -71,6 +74,8 @@ def fastest(recipe: Recipe, config: PretrainedConfig, device: str) -> tuple[str,
 
 def obstacle(name: str, recipe: Recipe, config: PretrainedConfig, device: str) -> str | None:
     """Why this attention cannot train this model on this device as asked, or None. Reads as the end of a sentence."""
+    from agenttuning.training import varlen
+
     if name in ("sdpa", "eager"):
         return None
     if name == "flex_attention":
@@ -84,9 +89,7 @@ def obstacle(name: str, recipe: Recipe, config: PretrainedConfig, device: str) -
     elif "/" not in name and (reason := _flash_missing(name)):
         return f"{reason}; {INSTEAD}; install it (pip install -e '.[gpu]') or write auto"
     if name not in (varlen.NAME, "flash_attention_2") and _dropout(config):
-        return (
-            f"has no dropout and the model asks for {_dropout(config)}; it would be left out in silence; write sdpa"
-        )
+        return f"has no dropout and the model asks for {_dropout(config)}; it would be left out in silence; write sdpa"
     if device == "cuda" and not _halves(recipe):
         return "takes bf16 or fp16 and the recipe computes in float32; set bf16: true, or write sdpa"
     return None
