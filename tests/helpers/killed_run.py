@@ -69,7 +69,8 @@ def arrange(when: str, step: int) -> None:
         return Path(folder).name == f"checkpoint-{step}"
 
     if when in AFTER_STEP:
-        before(meter.Meter, "on_step_end", lambda _, __, state, *___, **____: state.global_step == step, AFTER_STEP[when])
+        at_step = lambda _, __, state, *___, **____: state.global_step == step  # noqa: E731
+        before(meter.Meter, "on_step_end", at_step, AFTER_STEP[when])
     elif when == "begin":
         before(trainer.Trainer, "save_model", lambda _, folder=None, **__: of_step(folder))
     elif when == "files":
@@ -116,7 +117,8 @@ def main(recipe: str, folder: str, cases: str) -> None:
             if statuses[name] < 0:
                 os.kill(child, signal.SIGKILL)
             ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            assert ended == statuses[name], (name, ended)
+            # what is left behind by a killed one may see its sockets close before it is killed as well
+            assert statuses[name] < 0 or ended == statuses[name], (name, ended)
     print(json.dumps(statuses))
 
 
