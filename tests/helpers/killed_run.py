@@ -117,7 +117,8 @@ def main(recipe: str, folder: str, cases: str) -> None:
             if statuses[name] < 0:
                 os.kill(child, signal.SIGKILL)
             ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            assert ended == statuses[name], (name, ended)
+            # what is left behind by a killed one may see its sockets close before it is killed as well
+            assert statuses[name] < 0 or ended == statuses[name], (name, ended)
     print(json.dumps(statuses))
 
 
