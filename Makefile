@@ -9,6 +9,8 @@
 ## make push-data-13b  upload the built data with its card to the Hub (publish.hub_dataset_id); ARGS=--dry sends nothing
 ## make decontaminate-13b  find test examples in the training data; ARGS='--against mmlu --against gsm8k=FILE'
 ## make train-13b      fine-tune; DRY=1 prints the plan and stops
+## make slurm-13b      the same as a Slurm job (slurm/README.md); SBATCH='--nodes=2' passes options to sbatch
+## make jobs-13b       the same on Hugging Face Jobs (jobs/README.md); BUCKET=you/runs keeps the results
 ## make eval-13b       play the tasks and take the general tests
 ## make compare-13b    its scores beside the published ones
 ## make report-13b     write its results page
@@ -49,6 +51,8 @@ show-data-%: recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) show-data $< $(A
 push-data-%: recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) push-data $< $(ARGS)
 plan-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) plan $< $(ARGS)
 train-%:     recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) train $< $(if $(DRY),--dry) $(ARGS)
+slurm-%:     recipes/agentlm-%/sft.yaml $(READY) FORCE ; sbatch $(SBATCH) slurm/train.slurm $< $(ARGS)
+jobs-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; jobs/train.sh $< $(ARGS)
 eval-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) compare $< $(ARGS)
 report-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) report $< $(ARGS)

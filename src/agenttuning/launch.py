@@ -110,8 +110,8 @@ def _check_machines(recipe: Recipe, planned: int, where: Place | None, data: lis
         )
     if planned == 1 and where is not None:
         raise UserError(
-            f"NUM_MACHINES={where.machines}, and {config} is for one machine; each of them would train the whole run by "
-            "itself, all into the same folder; take launch.accelerate_config=fsdp2_multinode, or one machine"
+            f"NUM_MACHINES={where.machines}, and {config} is for one machine; each of them would train the whole run "
+            "by itself, all into the same folder; take launch.accelerate_config=fsdp2_multinode, or one machine"
         )
 
 

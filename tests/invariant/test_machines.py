@@ -4,7 +4,6 @@ that their time is up they save, and the job that is queued again ends as if not
 
 from __future__ import annotations
 
-import signal
 import time
 
 import pytest
