@@ -20,6 +20,8 @@
 ## make export-tools   AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
 ## make ablation-tiny  agent-only, general-only and mixed from one base, on the CPU
 ##
+## make bench-train    one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
+##
 ## make test           all tests           make lint   ruff           make clean   remove caches (not runs/, not .venv)
 ##
 ## ARGS='learning_rate=1e-5 --data agentinstruct=rows.jsonl' passes overrides and local data to any VERB-NAME.
@@ -35,7 +37,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools bench-train test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -69,6 +71,7 @@ test: export OMP_NUM_THREADS := 1
 base-tiny: $(READY) ; $(RUN) base recipes/agentlm-tiny $(ARGS)
 collect-tiny: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $(ARGS)
 ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
+bench-train: $(READY) ; $(VENV)/bin/python benchmarks/train_gpu.py $(ARGS)
 export-tools: $(READY) ; $(RUN) export-tools $(OUT) $(ARGS)
 quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
 

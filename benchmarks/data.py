@@ -44,6 +44,11 @@ def words(rng: random.Random) -> list[str]:
     return ["".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(WORDS)]
 
 
+def document_tokens(rng: random.Random) -> float:
+    """The length of one conversation of the simulated mixture, in tokens."""
+    return rng.lognormvariate(math.log(MEDIAN), SIGMA)
+
+
 def write_rows(folder: Path, scale: float) -> int:
     """JSONL files of the three sources; returns the number of conversations."""
     rng = random.Random(0)
@@ -55,7 +60,7 @@ def write_rows(folder: Path, scale: float) -> int:
         total += count
         with (folder / f"{name}.jsonl").open("w") as out:
             for number in range(count):
-                length = max(8, int(rng.lognormvariate(math.log(MEDIAN), SIGMA) / TOKENS_PER_WORD))
+                length = max(8, int(document_tokens(rng) / TOKENS_PER_WORD))
                 text = rng.choices(vocabulary, weights, k=length)
                 turns = 2 * max(1, min(8, length // 120))
                 step = max(1, length // turns)

@@ -55,6 +55,10 @@ def test_launchers_get_the_recipe_and_the_words():
     assert dry("jobs-13b", "ARGS=seed=3") == "jobs/train.sh recipes/agentlm-13b/sft.yaml seed=3"
 
 
+def test_the_benchmark_takes_words():
+    assert dry("bench-train", "ARGS=--model 13b") == "env/bin/python benchmarks/train_gpu.py --model 13b"
+
+
 def test_a_name_without_a_recipe_is_an_error():
     assert make("-n", "READY=", "train-14b").returncode != 0
 
