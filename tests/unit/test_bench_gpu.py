@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from agenttuning.model_size import LLAMA_2, flops_per_token
 from agenttuning.recipe.schema import REPOSITORY
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+sys.path.append(str(REPOSITORY / "benchmarks"))
 import gpu_loop  # noqa: E402
 import train_gpu  # noqa: E402
 
