@@ -22,6 +22,7 @@ from agenttuning.training.attention import choose_attention
 from agenttuning.training.model import load_model
 from agenttuning.training.saving import save_model
 from agenttuning.training.settings import trainer_settings
+from agenttuning.training.shared import check_shared
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,6 +44,7 @@ def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, re
     launch.prepare_process(recipe)
 
     settings = trainer_settings(recipe)
+    check_shared(recipe.run_dir, settings)
     main = settings.process_index == 0
     tokenizer = load_for(recipe)
     with settings.main_process_first(local=False):
