@@ -44,9 +44,9 @@ def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, re
     launch.prepare_process(recipe)
 
     settings = trainer_settings(recipe)
-    check_shared(recipe.run_dir, settings)
     main = settings.process_index == 0
     tokenizer = load_for(recipe)
+    check_shared(recipe.run_dir, settings)
     with settings.main_process_first(local=False):
         prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
         rows = trainable_rows(prepared, recipe)
