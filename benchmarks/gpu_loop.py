@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from agenttuning.model_size import LLAMA_2, Architecture, layer_parameters
+from agenttuning.training import varlen
 from data import document_tokens
 
 GIB = 2**30
@@ -27,7 +28,7 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": 
 TINY = Architecture(vocabulary=256, hidden=32, layers=2, heads=2, kv_heads=2, head_size=16, mlp=64)
 SIZES = {**LLAMA_2, "tiny": TINY}
 TOLERATED = 0.1  # of attention_error: bf16 rounding gives about 0.01, a leak between documents 0.2 and more
-PACKED = ("varlen", "flash_attention_2", "flash_attention_3")  # they take document boundaries instead of a mask
+PACKED = (varlen.NAME, "flash_attention_2", "flash_attention_3")  # they take document boundaries instead of a mask
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def build(setting: Setting, device: torch.device) -> torch.nn.Module:
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
         max_position_embeddings=max(4096, setting.length), rms_norm_eps=1e-5,
     )  # fmt: skip
+    if setting.attention == varlen.NAME:
+        varlen.register()
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=setting.attention, dtype=torch_type)

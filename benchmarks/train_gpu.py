@@ -58,18 +58,17 @@ def choose_attention(asked: str, tiny: bool) -> str:
     """The attention to measure. Ends the program where one is asked for that is not here."""
     from transformers.utils import import_utils
 
-    present = {name: getattr(import_utils, f"is_flash_attn_{name[-1]}_available")() for name in ATTENTION[:2]}
-    present |= {"varlen": not tiny and varlen_is_here(), "sdpa": True}
+    from agenttuning.training import varlen
+
+    absent = {name: not getattr(import_utils, f"is_flash_attn_{name[-1]}_available")() for name in ATTENTION[:2]}
+    absent = {name: "is not installed, or not for this GPU" for name, missing in absent.items() if missing}
+    if reason := varlen.available("cpu" if tiny else "cuda"):
+        absent["varlen"] = f"cannot run: {reason}"
     if asked == "auto":
-        return next(name for name in ATTENTION if present[name])
-    if not present[asked]:
-        raise SystemExit(f"--attention {asked} is not here; there is: {', '.join(n for n in ATTENTION if present[n])}")
+        return next(name for name in ATTENTION if name not in absent)
+    if asked in absent:
+        raise SystemExit(f"--attention {asked} {absent[asked]}; there is: {', '.join(set(ATTENTION) - set(absent))}")
     return asked
-
-
-def varlen_is_here() -> bool:
-    """Whether the attention of training/ on PyTorch's own kernel is there and registered."""
-    return False
 
 
 def checked(parser: argparse.ArgumentParser, words: list[str] | None = None) -> argparse.Namespace:
@@ -124,7 +123,8 @@ def part(name: str, setting, tiny: bool) -> dict:
 def measured(name: str, setting, tiny: bool) -> dict:
     """`part` in a process of its own, so that one's memory and compiled code are not the other's."""
     words = [sys.executable, __file__, "--part", name, "--setting", json.dumps(asdict(setting))]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
+    places = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]  # wheels may have been carried along
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "HF_HUB_OFFLINE": "1"}
     env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     done = subprocess.run([*words, *(["--tiny"] if tiny else [])], env=env, capture_output=True, text=True)
     if done.returncode:
