@@ -23,8 +23,8 @@ from agenttuning.training import varlen
 from data import document_tokens
 
 GIB = 2**30
-# Rank, scale and targets of a common LoRA; speed depends on them little.
-LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+# As the recipes' sft-lora.yaml: all linear layers but the head.
+LORA = {"r": 64, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 TINY = Architecture(vocabulary=256, hidden=32, layers=2, heads=2, kv_heads=2, head_size=16, mlp=64)
 SIZES = {**LLAMA_2, "tiny": TINY}
 TOLERATED = 0.1  # of attention_error: bf16 rounding gives about 0.01, a leak between documents 0.2 and more
@@ -42,6 +42,7 @@ class Setting:
     weights: str
     attention: str
     checkpointing: str
+    hidden_dropout: float
     compile: bool
     rows: int
     length: int
@@ -129,6 +130,10 @@ def build(setting: Setting, device: torch.device) -> torch.nn.Module:
         from peft import LoraConfig, get_peft_model
 
         model = get_peft_model(model, LoraConfig(**LORA))
+    if setting.hidden_dropout:
+        from agenttuning.training import dropout
+
+        dropout.install(model, setting.hidden_dropout)
     if setting.checkpointing != "none":
         extra = {"context_fn": selective} if setting.checkpointing == "selective" else {}
         # transformers 5.23 renamed it
@@ -168,6 +173,7 @@ def attention_error(model: torch.nn.Module, setting: Setting, device: torch.devi
 
     inner = getattr(model, "base_model", model)
     found = []
+    model.eval()  # nothing is dropped
     for name in (setting.attention, "sdpa"):
         inner.set_attn_implementation(name)
         batch = next(batches(replace(setting, attention=name), device, 1))
@@ -176,12 +182,14 @@ def attention_error(model: torch.nn.Module, setting: Setting, device: torch.devi
             logits = model(**batch, logits_to_keep=0 if labels.numel() < 512 else 64).logits
         found.append(logits.reshape(-1, logits.shape[-1])[-64:].float())
     inner.set_attn_implementation(setting.attention)
+    model.train()
     return float((found[0] - found[1]).square().mean().sqrt() / found[1].std())
 
 
 def autocast(setting: Setting, device: torch.device) -> torch.autocast:
-    """bf16 for float32 weights on a GPU; weights in bf16 need none, and a CPU computes as they are."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and setting.weights == "float32")
+    """bf16 on a GPU, for float32 weights and float32 adapters; a CPU computes in what the weights are."""
+    enabled = device.type == "cuda" and (setting.weights == "float32" or setting.method == "lora")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def measure(setting: Setting, device: torch.device, model: torch.nn.Module | None = None) -> dict:
@@ -281,11 +289,14 @@ def flops_per_token(size: str, method: str, length: int, attended: float) -> dic
 
     causal: half of the square, as model_size.flops_per_token; full: all of it, as PaLM; documents: what packed
     documents need, `attended` being the mean number of tokens that a token sees. Frozen weights (LoRA) have no
-    gradient of their own: 4 instead of 6 FLOPs per weight; the adapters are left out.
+    gradient of their own: 4 instead of 6 FLOPs per weight, and 6 per weight of the adapter.
     """
     shape = SIZES[size]
+    query, value = (heads * shape.head_size for heads in (shape.heads, shape.kv_heads))
+    widths = 2 * (shape.hidden + query) + 2 * (shape.hidden + value) + 3 * (shape.hidden + shape.mlp)
     multiplied = shape.layers * layer_parameters(shape) + shape.hidden + shape.vocabulary * shape.hidden
-    products = (4 if method == "lora" else 6) * multiplied
+    adapter = shape.layers * LORA["r"] * widths if method == "lora" else 0
+    products = 4 * multiplied + 6 * adapter if adapter else 6 * multiplied
     one = 12 * shape.layers * shape.heads * shape.head_size
     return {
         "matmul": products,

@@ -43,7 +43,7 @@ def measure(setting: Setting, device: torch.device) -> dict:
     """As gpu_loop.measure, in optimizer steps: a micro-batch counts as its part of one."""
     from dataclasses import replace
 
-    model = build(replace(setting, method="full", checkpointing="none", compile=False), device)
+    model = build(replace(setting, method="full", checkpointing="none"), device)
     lora = {}
     if setting.method == "lora":
         from peft import LoraConfig

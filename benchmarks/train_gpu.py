@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", choices=("float32", "bfloat16"), help="default float32; with lora bfloat16")
     parser.add_argument("--attention", choices=("auto", *ATTENTION), default="auto", help="auto: the first one here")
     parser.add_argument("--activation-checkpointing", choices=("none", "selective", "full"), default="none")
+    parser.add_argument("--hidden-dropout", type=float, default=0.0, help="0.05 in the paper's recipes; default 0")
     parser.add_argument("--compile", action="store_true", help="torch.compile each decoder layer")
     parser.add_argument("--rows", type=int, default=1, help="packed rows in a micro-batch (default 1)")
     parser.add_argument("--length", type=int, default=4096, help="tokens in a row (default 4096)")
@@ -94,6 +95,7 @@ def setting_of(given: argparse.Namespace):
         weights=given.weights or ("bfloat16" if given.method == "lora" else "float32"),
         attention=choose_attention(given.attention, given.tiny),
         checkpointing=given.activation_checkpointing,
+        hidden_dropout=given.hidden_dropout,
         compile=given.compile,
         rows=given.rows,
         length=128 if given.tiny else given.length,
@@ -147,6 +149,7 @@ def described(setting, found: dict, gpu: dict) -> dict:
         "accelerate_config": "single_gpu" if gpu["gpu_name"] != "cpu" else "cpu",
         "attention": setting.attention,
         "activation_checkpointing": setting.checkpointing,
+        "hidden_dropout": setting.hidden_dropout,
         "compile": setting.compile,
         "per_device_train_batch_size": setting.rows,
         "max_length": setting.length,
@@ -173,8 +176,8 @@ def gpu_here(tiny: bool, given_peak: float | None) -> dict:
 
 
 def stock(setting):
-    """The same work with TRL's defaults."""
-    return replace(setting, attention="sdpa", checkpointing="full", compile=False)
+    """The same work with TRL's defaults; it has no hidden dropout."""
+    return replace(setting, attention="sdpa", checkpointing="full", hidden_dropout=0.0, compile=False)
 
 
 def record(given: argparse.Namespace) -> dict:

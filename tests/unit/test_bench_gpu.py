@@ -21,7 +21,7 @@ import train_gpu  # noqa: E402
 
 CPU = torch.device("cpu")
 H200 = {"gpu_name": "NVIDIA H200", "peak_tflops": 989.0}
-TINY = gpu_loop.Setting("tiny", "full", "float32", "sdpa", "none", False, 2, 128, 2, 4, 2)
+TINY = gpu_loop.Setting("tiny", "full", "float32", "sdpa", "none", 0.0, False, 2, 128, 2, 4, 2)
 
 
 def test_rows_are_full_and_their_documents_are_as_long_as_the_mixtures():
@@ -84,6 +84,13 @@ def test_varlen_gives_the_logits_of_the_mask_and_is_what_tiny_takes():
     assert found["loss"] == pytest.approx(gpu_loop.measure(TINY, CPU)["loss"], abs=1e-4)
 
 
+def test_hidden_dropout_drops_while_it_trains_and_not_while_attention_is_checked():
+    pytest.importorskip("agenttuning.training.dropout")
+    dropped = replace(TINY, attention="varlen", hidden_dropout=0.5)
+    found, without = gpu_loop.measure(dropped, CPU), gpu_loop.measure(replace(TINY, attention="varlen"), CPU)
+    assert found["attention_error"] < 1e-5 and abs(found["loss"] - without["loss"]) > 1e-4
+
+
 def test_documents_that_see_each_other_are_found_out(monkeypatch):
     setting = replace(TINY, attention="eager")
     model = gpu_loop.build(setting, CPU)
@@ -118,7 +125,8 @@ def test_flops_are_those_of_the_plan():
     found = gpu_loop.flops_per_token("7b", "full", 4096, 2048.0)
     assert found["causal"] == found["documents"] == flops_per_token(shape, 4096)
     assert found["full"] / 1e9 == pytest.approx(46.09, abs=0.01)  # PaLM's convention, shared facts of the peers
-    assert gpu_loop.flops_per_token("7b", "lora", 4096, 0)["matmul"] * 6 == found["matmul"] * 4
+    lora, adapter = gpu_loop.flops_per_token("7b", "lora", 4096, 0), 159_907_840  # PEFT's count at rank 64
+    assert lora["matmul"] == found["matmul"] * 4 / 6 + 6 * adapter
 
 
 def test_a_median_over_the_steps_is_whole_steps_a_second():
