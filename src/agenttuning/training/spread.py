@@ -106,7 +106,7 @@ def look(trainer: Trainer, config: dict[str, Any], name: str) -> str:
     elif kind == "DEEPSPEED":
         found = _zero(wrapped, config["deepspeed_config"], world, name)
     elif kind == "MULTI_GPU":
-        if not isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
+        if world > 1 and not isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
             raise UserError(f"{name} says MULTI_GPU and the model is not in DDP: the processes would drift apart")
         found = f"DDP: all {_count(wrapped):,} parameters on each process"
     else:
@@ -120,7 +120,6 @@ def look(trainer: Trainer, config: dict[str, Any], name: str) -> str:
 
 def _fsdp(trainer: Trainer, config: dict[str, Any], name: str) -> str:
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
-    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
     model, block, world = trainer.model_wrapped, config["fsdp_config"], trainer.args.world_size
@@ -129,24 +128,24 @@ def _fsdp(trainer: Trainer, config: dict[str, Any], name: str) -> str:
         raise UserError(f"{name} says fsdp_version: 2 and FSDP {version} runs; start the run with `agenttuning train`")
     copies = (config.get("parallelism_config") or {}).get("parallelism_config_dp_replicate_size", 1)
     whole = [key for key, weight in model.named_parameters() if _shards(weight) != world // copies]
-    if whole and not block.get("fsdp_ignored_modules"):
+    if whole:
         raise UserError(
             f"{name} shards over {world // copies} processes and {whole[0]} ({len(whole)} parameters in all) is not: "
             "memory would not shrink as planned; a model that was wrapped before, or another accelerate?"
         )
     optimized = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
-    if not all(isinstance(weight, DTensor) for weight in optimized) and not block.get("fsdp_ignored_modules"):
+    if not all(isinstance(weight, DTensor) for weight in optimized):
         raise UserError(f"{name}: the optimizer holds other parameters than the sharded ones: nothing would be learnt")
-    layers, units = _layers(model), _number(model, FSDPModule) - 1
+    layers, units = _layers(model), _wrapped_layers(model, block)
     if block.get("fsdp_auto_wrap_policy") == "TRANSFORMER_BASED_WRAP" and units < layers:
         raise UserError(
             f"{name} gathers one layer at a time and {units} of {layers} layers are wrapped: the whole model would be "
             "gathered at once; correct fsdp_transformer_layer_cls_to_wrap, or leave it out"
         )
-    recomputed = _number(model, CheckpointWrapper)
+    recomputed = sum(isinstance(module, CheckpointWrapper) for module in model.modules())
     if block.get("fsdp_activation_checkpointing") and recomputed < layers:
         raise UserError(f"{name} checkpoints activations and {recomputed} of {layers} layers do: memory would not do")
-    mine = sum(weight.to_local().numel() for weight in model.parameters() if isinstance(weight, DTensor))
+    mine = sum(weight.to_local().numel() for weight in model.parameters())
     ac = f", activations of {recomputed} recomputed" if recomputed else ""
     kept = f", {copies} copies" if copies > 1 else ""
     return f"FSDP 2: {mine:,} of {_count(model):,} parameters on process 0{kept}, {units} layers wrapped{ac}"
@@ -178,8 +177,15 @@ def _count(model: Module) -> int:
     return sum(getattr(weight, "ds_numel", None) or weight.numel() for weight in model.parameters())
 
 
-def _number(model: Module, kind: type) -> int:
-    return sum(isinstance(module, kind) for module in model.modules())
+def _wrapped_layers(model: Module, block: dict[str, Any]) -> int:
+    """How many of the model's layers are FSDP units of their own, with or without recomputed activations."""
+    from torch.distributed.fsdp import FSDPModule
+
+    stated = block.get("fsdp_transformer_layer_cls_to_wrap")
+    names = set(stated.split(",") if stated else getattr(model, "_no_split_modules", None) or ())
+    units = {getattr(module, "_checkpoint_wrapped_module", module)
+             for module in model.modules() if isinstance(module, FSDPModule)}  # fmt: skip
+    return sum(any(kind.__name__ in names for kind in type(unit).__mro__) for unit in units)
 
 
 def _layers(model: Module) -> int:
