@@ -162,8 +162,10 @@ def run(words: list[str]) -> None:
     """Run the launch to its end. Exits this process with its status when that is not 0.
 
     SIGTERM is passed on once, so that the processes save, and this one waits for them: a batch system kills what its
-    first process leaves behind. The status is 143 then, whatever the agent in between makes of it.
+    first process leaves behind. The status is 143 then, whatever the agent in between makes of it. The folder of this
+    Python leads the PATH: DeepSpeed compiles its operators with the `ninja` that pip put there.
     """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     print("starting:", " ".join(words), flush=True)
     told: list[int] = []
     children: list[subprocess.Popen] = []
@@ -176,7 +178,7 @@ def run(words: list[str]) -> None:
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        with subprocess.Popen(words, env={**SAVE_SECONDS, **os.environ, LAUNCHED: "1"}) as child:
+        with subprocess.Popen(words, env={**SAVE_SECONDS, **os.environ, "PATH": path, LAUNCHED: "1"}) as child:
             children.append(child)
             if told:
                 child.send_signal(signal.SIGTERM)
@@ -211,6 +213,8 @@ def prepare_process(recipe: Recipe, cpu_processes: int | None = None) -> None:
             f"recipe asks for {asked} (TRL's default is bf16: true); which of them wins would depend on the launcher; "
             "make them agree"
         )
-    if config["num_processes"] == 1 and not config.get("use_cpu") and not inside():
+    if config.get("use_cpu"):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it says, on stdout, that it sees no GPU
+    elif config["num_processes"] == 1 and not inside():
         # the Trainer would put every visible GPU under nn.DataParallel, which TRL refuses
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]

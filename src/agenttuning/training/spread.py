@@ -9,6 +9,7 @@ processes take the very path of GPUs, for `train --cpu-processes`.
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -58,6 +59,8 @@ def watch(trainer: Trainer) -> None:
     path = trainer.recipe.accelerate_config
     config = validate(path)
     check_processes(trainer, config, path.name)
+    if config["distributed_type"] == "DEEPSPEED":  # DeepSpeed 0.19 calls by their old names what torch 2.13 renamed
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     trainer.add_callback(Watch(trainer, config, path.name))
 
 
