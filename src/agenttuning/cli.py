@@ -67,10 +67,10 @@ def train(arguments: Arguments) -> None:
     from agenttuning import preflight
 
     recipe, paths = _recipe(arguments), _paths(arguments)
-    preflight.check(recipe, paths)
+    preflight.check(recipe, paths, on_cpu=arguments.cpu_processes is not None)
     from agenttuning.train import train as run
 
-    run(recipe, data_paths=paths, resume=arguments.resume)
+    run(recipe, data_paths=paths, resume=arguments.resume, cpu_processes=arguments.cpu_processes)
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -177,6 +177,10 @@ def _takes_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", default="auto", help="auto (default): newest good checkpoint; never: start afresh; or a path"
     )
+    parser.add_argument(
+        "--cpu-processes", type=int, metavar="N",
+        help="rehearse: run the accelerate config with N processes on this machine's CPU in place of its GPUs",
+    )  # fmt: skip
 
 
 def _takes_model(parser: argparse.ArgumentParser) -> None:

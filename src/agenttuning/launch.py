@@ -2,7 +2,8 @@
 
 Inside a launch (accelerate, torchrun) WORLD_SIZE is set and nothing is started. A run over several machines is started
 once on each of them, by the same `train`; four variables, named after accelerate's options, say which one this is
-(slurm/train.slurm sets them). Light: no torch.
+(slurm/train.slurm sets them). `--cpu-processes N` is a rehearsal: N processes in place of this machine's GPUs, and the
+rest as the accelerate config says. Light: no torch.
 """
 
 import json
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from agenttuning.errors import UserError
 from agenttuning.machine import Machine, detect
@@ -26,6 +28,9 @@ PLACE = ("NUM_MACHINES", "MACHINE_RANK", "MAIN_PROCESS_IP", "MAIN_PROCESS_PORT")
 # Seconds that accelerate's agent gives its processes to save after SIGTERM before it kills them; torch's default is 30,
 # in which no large checkpoint is written. slurm/train.slurm asks for a longer notice.
 SAVE_SECONDS = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
+
+# For the processes of a rehearsal: no GPU is seen, DeepSpeed looks for none, and DDP is not told a GPU's number.
+REHEARSAL = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "ACCELERATE_BYPASS_DEVICE_MAP": "true"}
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,17 @@ def command(
     data_paths: Mapping[str, Path] | None = None,
     resume: str = "auto",
     machine: Machine | None = None,
+    cpu_processes: int | None = None,
 ) -> list[str] | None:
-    """The `accelerate launch` command that trains `recipe` here, one process per visible GPU; None when this process
-    can train by itself.
+    """The `accelerate launch` command that trains `recipe` here, one process per visible GPU, or cpu_processes on the
+    CPU; None when this process can train by itself.
 
     The command repeats what came from the command line, as `recipe.origin` records it. Raises UserError where several
-    machines are asked for and the environment does not say which one this is, or the other way round.
+    machines are asked for and the environment does not say which one this is, or the other way round, and for more
+    cpu_processes than the config has.
     """
     config = validate(recipe.accelerate_config)
+    _check_rehearsal(recipe, config, cpu_processes)
     if inside():
         return None
     where = place()
@@ -83,14 +91,37 @@ def command(
     _check_machines(recipe, config["num_machines"], where, data)
     if config["num_processes"] == 1:
         return None
-    processes = max(1, len((machine or detect()).gpus)) * (where.machines if where else 1)
+    processes = (cpu_processes or max(1, len((machine or detect()).gpus))) * (where.machines if where else 1)
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(recipe.accelerate_config)]
     start += ["--num_processes", str(processes)]
     if where:
         start += ["--num_machines", str(where.machines), "--machine_rank", str(where.rank)]
         start += ["--main_process_ip", where.address, "--main_process_port", str(where.port)]
+    elif cpu_processes:
+        start += ["--main_process_port", "0"]  # any free one: rehearsals may run side by side
     ours = ["-m", "agenttuning", "train", str(recipe.path), *overrides(recipe), "--resume", resume]
+    ours += ["--cpu-processes", str(cpu_processes)] if cpu_processes else []
     return [*start, *ours, "--run-dir", str(recipe.run_dir), *data]
+
+
+def _check_rehearsal(recipe: Recipe, config: dict[str, Any], cpu_processes: int | None) -> None:
+    if cpu_processes is None:
+        return
+    if cpu_processes < 1:
+        raise UserError(f"--cpu-processes {cpu_processes}: a run needs at least one")
+    if config["distributed_type"] == "NO" and cpu_processes > 1:
+        raise UserError(
+            f"--cpu-processes {cpu_processes}: {recipe.accelerate_config.name} is for one process, and accelerate "
+            "would start one in silence; take a config that spreads, e.g. launch.accelerate_config=ddp"
+        )
+    if recipe.values.get("fp16"):
+        raise UserError("--cpu-processes: fp16 needs the loss scaling of GPUs; rehearse with fp16=false bf16=true")
+    block = config.get("fsdp_config") or {}
+    if block.get("fsdp_offload_params"):
+        raise UserError(
+            f"--cpu-processes: {recipe.accelerate_config.name} offloads parameters, which FSDP 2 does from GPUs only; "
+            "rehearse with fsdp2, or with zero3_offload"
+        )
 
 
 def _check_machines(recipe: Recipe, planned: int, where: Place | None, data: list[str]) -> None:
@@ -131,8 +162,10 @@ def run(words: list[str]) -> None:
     """Run the launch to its end. Exits this process with its status when that is not 0.
 
     SIGTERM is passed on once, so that the processes save, and this one waits for them: a batch system kills what its
-    first process leaves behind. The status is 143 then, whatever the agent in between makes of it.
+    first process leaves behind. The status is 143 then, whatever the agent in between makes of it. The folder of this
+    Python leads the PATH: DeepSpeed compiles its operators with the `ninja` that pip put there.
     """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     print("starting:", " ".join(words), flush=True)
     told: list[int] = []
     children: list[subprocess.Popen] = []
@@ -145,7 +178,7 @@ def run(words: list[str]) -> None:
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        with subprocess.Popen(words, env={**SAVE_SECONDS, **os.environ, LAUNCHED: "1"}) as child:
+        with subprocess.Popen(words, env={**SAVE_SECONDS, **os.environ, "PATH": path, LAUNCHED: "1"}) as child:
             children.append(child)
             if told:
                 child.send_signal(signal.SIGTERM)
@@ -158,20 +191,30 @@ def run(words: list[str]) -> None:
         raise SystemExit(status if status > 0 else 128 - status)
 
 
-def prepare_process(recipe: Recipe) -> None:
+def prepare_process(recipe: Recipe, cpu_processes: int | None = None) -> None:
     """Make this process fit its accelerate config, before torch looks at the GPUs.
 
     A launcher hands the config's precision to its processes; without one only the recipe speaks, so the two must agree.
-    Raises UserError otherwise.
+    Raises UserError otherwise. A rehearsal on the CPU (cpu_processes) computes in the recipe's precision, whatever the
+    config's: `bf16=false` makes it comparable to the last digit.
     """
     config = validate(recipe.accelerate_config)
     asked = "fp16" if recipe.values.get("fp16") else "no" if recipe.values.get("bf16") is False else "bf16"
+    if cpu_processes is not None:
+        _check_rehearsal(recipe, config, cpu_processes)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if here != cpu_processes:
+            raise UserError(f"--cpu-processes {cpu_processes}, and {here} came up here; start `train` by itself")
+        os.environ |= {"ACCELERATE_MIXED_PRECISION": asked} | REHEARSAL
+        return
     if config.get("mixed_precision", "no") != asked:
         raise UserError(
             f"{recipe.accelerate_config.name} says mixed_precision: {config.get('mixed_precision', 'no')} and the "
             f"recipe asks for {asked} (TRL's default is bf16: true); which of them wins would depend on the launcher; "
             "make them agree"
         )
-    if config["num_processes"] == 1 and not config.get("use_cpu") and not inside():
+    if config.get("use_cpu"):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it says, on stdout, that it sees no GPU
+    elif config["num_processes"] == 1 and not inside():
         # the Trainer would put every visible GPU under nn.DataParallel, which TRL refuses
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]

@@ -30,20 +30,26 @@ if TYPE_CHECKING:
 
 
 
-def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, resume: str = "auto") -> Path:
+def train(
+    recipe: Recipe,
+    data_paths: Mapping[str, str | Path] | None = None,
+    resume: str = "auto",
+    cpu_processes: int | None = None,
+) -> Path:
     """Train, or go on training, and return the final model's folder, recipe.run_dir/"model".
 
     data_paths gives a source the user's own file or folder. resume: "auto" goes on from the newest whole checkpoint, or
-    returns at once when this very run is finished; "never" starts afresh; else the path of a checkpoint. Raises
-    UserError for a recipe, machine, source or checkpoint that cannot give the run that was asked for.
+    returns at once when this very run is finished; "never" starts afresh; else the path of a checkpoint. cpu_processes:
+    rehearse the accelerate config with so many processes on the CPU. Raises UserError for a recipe, machine, source or
+    checkpoint that cannot give the run that was asked for.
     """
-    command = launch.command(recipe, data_paths, resume)
+    command = launch.command(recipe, data_paths, resume, cpu_processes=cpu_processes)
     if command is not None:
         launch.run(command)
         return recipe.run_dir / "model"
-    launch.prepare_process(recipe)
+    launch.prepare_process(recipe, cpu_processes)
 
-    settings = trainer_settings(recipe)
+    settings = trainer_settings(recipe, rehearsal=cpu_processes is not None)
     main = settings.process_index == 0
     tokenizer = load_for(recipe)
     check_shared(recipe.run_dir, settings)
@@ -61,6 +67,7 @@ def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, re
         recipe.write(recipe.run_dir)
         print(announcement(recipe, settings, prepared, rows, f"{attention} ({why})", start), flush=True)
 
+    from agenttuning.training import spread
     from agenttuning.training.trainer import Trainer
 
     trainer = Trainer(
@@ -76,6 +83,7 @@ def train(recipe: Recipe, data_paths: Mapping[str, str | Path] | None = None, re
         train_dataset=rows,
         processing_class=tokenizer,
     )
+    spread.watch(trainer)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     model = save_model(trainer, tokenizer)
     if main:

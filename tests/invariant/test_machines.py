@@ -12,11 +12,11 @@ from agenttuning.train import train
 from helpers.fake_slurm import Slurm
 from helpers.tiny_run import losses, tiny_recipe, tiny_world
 
-# As accelerate_configs/fsdp2_multinode.yaml, less the GPUs: without one, accelerate spreads MULTI_GPU over gloo.
+# As accelerate_configs/fsdp2_multinode.yaml, but whole copies.
 TWO = """compute_environment: LOCAL_MACHINE
 distributed_type: MULTI_GPU
 mixed_precision: "no"
-use_cpu: true
+use_cpu: false
 num_machines: 2
 num_processes: 2
 rdzv_backend: static
@@ -36,7 +36,7 @@ def world(tmp_path):
 @pytest.mark.slow
 def test_two_machines_equal_one_process(world, tmp_path):
     slurm = Slurm(tmp_path, nodes=2, job=int(time.time()) % 40000)
-    words = [str(world), "per_device_train_batch_size=2", "--run-dir", str(tmp_path / "two")]
+    words = [str(world), "per_device_train_batch_size=2", "--cpu-processes", "1", "--run-dir", str(tmp_path / "two")]
     job = slurm.start(*words, **QUIET)
     out, errors = job.communicate(timeout=200)
     assert job.returncode == 0, errors

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agenttuning import plan
 from agenttuning.errors import UserError
 from agenttuning.machine import detect
+from agenttuning.recipe.accelerate_config import validate
 
 if TYPE_CHECKING:
     from trl import SFTConfig
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 MODEL_KEYS = ("model_name_or_path", "model_revision", "dtype")
 
 
-def trainer_settings(recipe: Recipe) -> SFTConfig:
+def trainer_settings(recipe: Recipe, rehearsal: bool = False) -> SFTConfig:
     """trl.SFTConfig from the recipe's own keys, with what the machine decides; starts the process group of a launch.
+
+    rehearsal: on the CPU, whatever the accelerate config says.
 
     Raises UserError for keys that this room does not act on, and where the global batch does not divide.
     """
@@ -41,12 +44,12 @@ def trainer_settings(recipe: Recipe) -> SFTConfig:
     values.setdefault("logging_nan_inf_filter", False)
     values.setdefault("ddp_find_unused_parameters", False)  # full fine-tuning uses them all; the search takes time
     values["save_total_limit"] = None  # checkpoints.rotate deletes, and only once the next one is sealed
-    processes = detect().world_size or 1
+    processes, config = detect().world_size or 1, validate(recipe.accelerate_config)
     settings = SFTConfig(
         **values,
         output_dir=str(recipe.run_dir / "checkpoints"),
         gradient_accumulation_steps=plan.accumulation(recipe, processes),
-        use_cpu=recipe.launch.accelerate_config == "cpu",
+        use_cpu=rehearsal or bool(config.get("use_cpu")),
         dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are made, verified and packed before
         disable_tqdm=not sys.stderr.isatty(),
     )
@@ -55,6 +58,10 @@ def trainer_settings(recipe: Recipe) -> SFTConfig:
             f"the launcher announced {processes} processes and {settings.world_size} came up; the global batch would "
             "be another; check the accelerate config"
         )
+    if rehearsal:
+        from agenttuning.training.spread import pose
+
+        pose(config)
     return settings
 
 
