@@ -74,6 +74,7 @@ def command(
     resume: str = "auto",
     machine: Machine | None = None,
     cpu_processes: int | None = None,
+    allow_partial: bool = False,
 ) -> list[str] | None:
     """The `accelerate launch` command that trains `recipe` here, one process per visible GPU, or cpu_processes on the
     CPU; None when this process can train by itself.
@@ -100,6 +101,7 @@ def command(
     elif cpu_processes:
         start += ["--main_process_port", "0"]  # any free one: rehearsals may run side by side
     ours = ["-m", "agenttuning", "train", str(recipe.path), *overrides(recipe), "--resume", resume]
+    ours += ["--allow-partial"] if allow_partial else []
     ours += ["--cpu-processes", str(cpu_processes)] if cpu_processes else []
     return [*start, *ours, "--run-dir", str(recipe.run_dir), *data]
 
