@@ -27,6 +27,7 @@ from pathlib import Path
 
 from data import ROOT, SHARES, write_sources
 
+sys.path.insert(0, str(ROOT / "src"))
 TWIN = ROOT / "recipes" / "agentlm-tiny"
 EVERY = 5  # steps a log line
 # As the Makefile has them for the small runs.

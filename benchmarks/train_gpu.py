@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
 RESULTS = ROOT / "benchmarks" / "results"
 ATTENTION = ("flash_attention_3", "flash_attention_2", "varlen", "sdpa")
 # Dense bf16 peak in TFLOP/s, from NVIDIA's data sheets; of the first name that the GPU's own contains.
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="of the record; default from GPU, model and settings")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record (default benchmarks/results)")
     parser.add_argument("--tiny", action="store_true", help="two layers, rows of 128 tokens, on the CPU")
-    parser.add_argument("--part", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("ours", "peer", "machine"), help=argparse.SUPPRESS)
     parser.add_argument("--setting", help=argparse.SUPPRESS)
     return parser
 
@@ -85,7 +86,7 @@ def trl_is_here() -> bool:
     return find_spec("trl") is not None
 
 
-def setting_of(given: argparse.Namespace):
+def setting_of(given: argparse.Namespace, attention: str):
     """A gpu_loop.Setting from the command line."""
     from gpu_loop import Setting
 
@@ -93,7 +94,7 @@ def setting_of(given: argparse.Namespace):
         size="tiny" if given.tiny else given.model,
         method=given.method,
         weights=given.weights or ("bfloat16" if given.method == "lora" else "float32"),
-        attention=choose_attention(given.attention, given.tiny),
+        attention=attention,
         checkpointing=given.activation_checkpointing,
         hidden_dropout=given.hidden_dropout,
         compile=given.compile,
@@ -124,13 +125,17 @@ def part(name: str, setting, tiny: bool) -> dict:
 
 def measured(name: str, setting, tiny: bool) -> dict:
     """`part` in a process of its own, so that one's memory and compiled code are not the other's."""
-    words = [sys.executable, __file__, "--part", name, "--setting", json.dumps(asdict(setting))]
+    return run_part([name, "--setting", json.dumps(asdict(setting)), *(["--tiny"] if tiny else [])])
+
+
+def run_part(words: list[str]) -> dict:
+    """What `--part WORDS` prints. Ends the program with its message where it fails."""
     places = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]  # wheels may have been carried along
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "HF_HUB_OFFLINE": "1"}
     env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    done = subprocess.run([*words, *(["--tiny"] if tiny else [])], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__, "--part", *words], env=env, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{name} failed with status {done.returncode}: {done.stderr[-3000:]}")
+        raise SystemExit(f"{words[0]} failed with status {done.returncode}: {done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -175,18 +180,28 @@ def gpu_here(tiny: bool, given_peak: float | None) -> dict:
     return {"gpu_name": device.name, "gpu_memory_gib": device.total_memory / 2**30, "peak_tflops": peak}
 
 
+def machine(given: argparse.Namespace) -> dict:
+    """{"gpu": ..., "attention": ...} of this machine. Having looked, a process holds some of the GPU's memory."""
+    return {
+        "gpu": gpu_here(given.tiny, given.peak_tflops),
+        "attention": choose_attention(given.attention, given.tiny),
+    }
+
+
 def stock(setting):
     """The same work with TRL's defaults; it has no hidden dropout."""
     return replace(setting, attention="sdpa", checkpointing="full", hidden_dropout=0.0, compile=False)
 
 
 def record(given: argparse.Namespace) -> dict:
-    """Measure everything that was asked for."""
+    """Measure everything that was asked for, on an otherwise empty GPU."""
     import torch
 
     from agenttuning import run_record
 
-    gpu, setting = gpu_here(given.tiny, given.peak_tflops), setting_of(given)
+    peak = ["--peak-tflops", str(given.peak_tflops)] if given.peak_tflops else []
+    found = machine(given) if given.tiny else run_part(["machine", "--attention", given.attention, *peak])
+    gpu, setting = found["gpu"], setting_of(given, found["attention"])
     result = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **gpu}
     result |= {"cuda": torch.version.cuda, "versions": run_record.versions(), "machine": platform.platform()}
     result["commit"] = given.commit or run_record.commit(ROOT)
@@ -213,6 +228,9 @@ def line(name: str, found: dict) -> str:
 
 def main() -> None:
     given = checked(parser())
+    if given.part == "machine":
+        print(json.dumps(machine(given)))
+        return
     if given.part:
         from gpu_loop import Setting
 

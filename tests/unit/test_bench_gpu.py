@@ -21,6 +21,7 @@ import train_gpu  # noqa: E402
 
 CPU = torch.device("cpu")
 H200 = {"gpu_name": "NVIDIA H200", "peak_tflops": 989.0}
+FOUND = {"tokens_per_second": 10_000.0, "peak_gib": 100.0, "n": 24}
 TINY = gpu_loop.Setting("tiny", "full", "float32", "sdpa", "none", 0.0, False, 2, 128, 2, 4, 2)
 
 
@@ -168,6 +169,21 @@ def test_the_peer_is_trl_where_it_is_and_else_the_plain_loop_with_its_defaults(m
     assert record["ratio"] == pytest.approx(record["tokens_per_second"] / peer["tokens_per_second"])
 
 
+def test_the_gpu_is_looked_at_in_a_process_of_its_own(monkeypatch):
+    """torch keeps some of its memory for as long as the process lives, and the parts that are measured need all."""
+    asked = []
+
+    def answer(words):
+        asked.append(words[0])
+        return {"gpu": {**H200, "gpu_memory_gib": 139.8}, "attention": "varlen"} if words[0] == "machine" else FOUND
+
+    monkeypatch.setattr(train_gpu, "run_part", answer)
+    record = train_gpu.record(train_gpu.checked(train_gpu.parser(), ["--activation-checkpointing", "selective"]))
+    assert asked == ["machine", "ours", "peer"] and not torch.cuda.is_initialized()
+    assert (record["gpu_name"], record["attention"], record["peer"]["attention"]) == ("NVIDIA H200", "varlen", "sdpa")
+    assert record["model"] == "meta-llama/Llama-2-7b-hf" and record["ratio"] == 1
+
+
 def test_running_out_of_memory_is_a_result(monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
@@ -180,8 +196,7 @@ def test_running_out_of_memory_is_a_result(monkeypatch):
 
 
 def test_mfu_is_speed_times_flops_over_the_peak():
-    found = {"tokens_per_second": 10_000.0, "peak_gib": 100.0, "n": 24}
-    shown = train_gpu.described(replace(TINY, size="7b", length=4096), found, H200)
+    shown = train_gpu.described(replace(TINY, size="7b", length=4096), FOUND, H200)
     assert shown["mfu"]["causal"] == pytest.approx(10_000 * 42.87e9 / 989e12, rel=1e-3)
     assert shown["accelerate_config"] == "single_gpu" and shown["model"] == "meta-llama/Llama-2-7b-hf"
 
