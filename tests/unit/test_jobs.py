@@ -34,8 +34,12 @@ if words[0] == "sync":
         shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=lambda _, names: fnmatch.filter(names, hidden))
 """
-# In place of the interpreter of the job: it notes its words, "trains" until told to end, and saves.
+# In place of the interpreter: `--dry` is the plan. In the job it notes its words, "trains" until told to end and saves.
 PYTHON = """#!/bin/bash
+if [ "${@: -1}" = --dry ]; then
+    printf '%s\\n' "$@" > "$FAKE_HUB/planned"
+    exit "${PLAN:-0}"
+fi
 printf '%s\\n' "$@" > "$FAKE_HUB/trained"
 run=${@: -1}
 cat "$run/note" >> "$FAKE_HUB/trained" 2> /dev/null
@@ -68,8 +72,8 @@ class Place:
         for words in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "all"]):
             subprocess.run([*git, *words], cwd=self.root, check=True)
         self.environment = {**os.environ, "FAKE_HUB": str(self.hub), "HF_TOKEN": "hf_secret", "BUCKET": "me/runs"}
-        self.environment |= {"PATH": f"{self.hub}/bin:{os.environ['PATH']}"}
-        for name in ("WANDB_API_KEY", "FLAVOR", "HOURS", "VENV", "MAKEFLAGS", "MAKELEVEL"):
+        self.environment |= {"VENV": str(self.hub)}
+        for name in ("WANDB_API_KEY", "FLAVOR", "HOURS", "MAKEFLAGS", "MAKELEVEL"):
             self.environment.pop(name, None)
 
     def submit(self, *words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -174,6 +178,12 @@ def test_what_is_asked_of_hf_jobs(place):
     assert "a100x8" in dry.stdout and "jobs/inside.sh" in dry.stdout and "w_secret" not in dry.stdout
 
 
+def test_a_mistake_is_found_by_the_plan_before_a_job_is_paid_for(place):
+    done = place.submit(*WORDS, PLAN="2")
+    assert done.returncode == 2 and not place.calls()
+    assert (place.hub / "planned").read_text().splitlines() == ["-m", "agenttuning", "train", *WORDS, "--dry"]
+
+
 def test_defaults_are_eight_gpus_and_a_day(place):
     words = submitted(place, *WORDS)
     assert words[words.index("--flavor") + 1] == "h200x8" and words[words.index("--timeout") + 1] == "24h"
@@ -184,6 +194,7 @@ def test_defaults_are_eight_gpus_and_a_day(place):
     ("words", "environment", "why"),
     [
         (WORDS, {"BUCKET": ""}, "no disk of its own"),
+        (WORDS, {"VENV": "/nowhere"}, "no environment /nowhere"),
         (WORDS, {"HOURS": "24h"}, "whole number of hours"),
         (["recipes/none.yaml"], {}, "is not a file"),
         ([], {}, "is not a file"),
