@@ -67,10 +67,16 @@ def train(arguments: Arguments) -> None:
     from agenttuning import preflight
 
     recipe, paths = _recipe(arguments), _paths(arguments)
-    preflight.check(recipe, paths)
+    preflight.check(recipe, paths, on_cpu=arguments.cpu_processes is not None)
     from agenttuning.train import train as run
 
-    run(recipe, data_paths=paths, resume=arguments.resume, allow_partial=arguments.allow_partial)
+    run(
+        recipe,
+        data_paths=paths,
+        resume=arguments.resume,
+        allow_partial=arguments.allow_partial,
+        cpu_processes=arguments.cpu_processes,
+    )
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -202,6 +208,10 @@ def _takes_training(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from --resume PATH even without its optimizer, schedule or random state; says what is lost",
     )
+    parser.add_argument(
+        "--cpu-processes", type=int, metavar="N",
+        help="rehearse: run the accelerate config with N processes on this machine's CPU in place of its GPUs",
+    )  # fmt: skip
 
 
 def _takes_model(parser: argparse.ArgumentParser) -> None:

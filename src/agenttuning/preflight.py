@@ -27,15 +27,20 @@ GATED_OWNERS = ("meta-llama",)
 TRUE = ("1", "true", "yes", "on")
 
 
-def check(recipe: Recipe, data_paths: dict[str, Path] | None = None, machine: Machine | None = None) -> None:
-    """Raise one UserError that lists everything missing; return None when training can start.
+def check(
+    recipe: Recipe,
+    data_paths: dict[str, Path] | None = None,
+    machine: Machine | None = None,
+    on_cpu: bool = False,
+) -> None:
+    """Raise one UserError that lists everything missing; return None when training can start. on_cpu: without a GPU.
 
     Reads HF_TOKEN, HF_TOKEN_PATH, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE as huggingface_hub does.
     """
     # a wrong config file is a mistake in the repository rather than something missing: it raises by itself
     adapters.check(recipe)
     checkpoints_activations(recipe, validate(recipe.accelerate_config))
-    missing = _gpu(recipe, machine or detect())
+    missing = [] if on_cpu else _gpu(recipe, machine or detect())
     missing += [lack] if (lack := adapters.missing(recipe)) else []
     local, remote = _wanted(recipe, data_paths or {})
     missing += local + trackers.missing(recipe) + _hub(remote)

@@ -24,6 +24,7 @@ from agenttuning.training.probe import report_probe
 from agenttuning.training.resume import Start, clear, find
 from agenttuning.training.saving import save_model
 from agenttuning.training.settings import trainer_settings
+from agenttuning.training.shared import check_shared
 from agenttuning.training.together import on_main
 
 if TYPE_CHECKING:
@@ -31,29 +32,31 @@ if TYPE_CHECKING:
     from trl import SFTConfig
 
 
-
 def train(
     recipe: Recipe,
     data_paths: Mapping[str, str | Path] | None = None,
     resume: str = "auto",
     allow_partial: bool = False,
+    cpu_processes: int | None = None,
 ) -> Path:
     """Train, or go on training, and return the final model's folder, recipe.run_dir/"model".
 
     data_paths gives a source the user's own file or folder. resume: "auto" goes on from the newest whole checkpoint, or
     returns at once when this very run is finished; "never" starts afresh; else the path of a checkpoint, which with
-    allow_partial may lack optimizer, schedule or random state. Raises UserError for a recipe, machine, source or
-    checkpoint that cannot give the run that was asked for, and Stopped after a signal, when it has saved.
+    allow_partial may lack optimizer, schedule or random state. cpu_processes: rehearse the accelerate config with so
+    many processes on the CPU. Raises UserError for a recipe, machine, source or checkpoint that cannot give the run
+    that was asked for, and Stopped after a signal, when it has saved.
     """
-    command = launch.command(recipe, data_paths, resume, allow_partial=allow_partial)
+    command = launch.command(recipe, data_paths, resume, allow_partial=allow_partial, cpu_processes=cpu_processes)
     if command is not None:
         launch.run(command)
         return recipe.run_dir / "model"
-    launch.prepare_process(recipe)
+    launch.prepare_process(recipe, cpu_processes)
 
-    settings = trainer_settings(recipe)
+    settings = trainer_settings(recipe, rehearsal=cpu_processes is not None)
     main = settings.process_index == 0
     tokenizer = load_for(recipe)
+    check_shared(recipe.run_dir, settings)
     with settings.main_process_first(local=False):
         prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
         rows = trainable_rows(prepared, recipe)
@@ -74,6 +77,7 @@ def train(
         recipe.write(recipe.run_dir)
         print(announcement(recipe, settings, prepared, rows, f"{attention} ({why})", start), flush=True)
 
+    from agenttuning.training import spread
     from agenttuning.training.trainer import Trainer
 
     trainer = Trainer(
@@ -90,6 +94,7 @@ def train(
     if main:
         print(adapters.announcement(trainer.model, recipe), flush=True)
     on_main(settings, lambda: report_probe(trainer))
+    spread.watch(trainer)
     trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     model = save_model(trainer, tokenizer)
     if main:

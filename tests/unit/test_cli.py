@@ -85,14 +85,14 @@ def test_overrides_and_options_mix_in_any_order(monkeypatch):
     import types
 
     seen = []
-    train = lambda recipe, data_paths, resume, **_: seen.append((recipe, data_paths, resume))  # noqa: E731
-    fake = types.SimpleNamespace(train=train)
+    fake = types.SimpleNamespace(train=lambda recipe, **given: seen.append((recipe, given)))
     monkeypatch.setitem(sys.modules, "agenttuning.train", fake)
-    monkeypatch.setattr("agenttuning.preflight.check", lambda *_: None)
+    monkeypatch.setattr("agenttuning.preflight.check", lambda *_, **__: None)
     words = ["train", R13, "seed=7", "--data", "agentinstruct=a.jsonl", "mixture.seed=8", "--run-dir", "x"]
     words += ["--resume", "never"]
     assert cli.main(words) == 0
-    [(recipe, paths, resume)] = seen
+    [(recipe, given)] = seen
+    paths, resume = given["data_paths"], given["resume"]
     assert (recipe.values["seed"], recipe.mixture.seed, str(recipe.run_dir), resume) == (7, 8, "x", "never")
     assert {name: str(path) for name, path in paths.items()} == {"agentinstruct": "a.jsonl"}
 

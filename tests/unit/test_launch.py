@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
 
 import pytest
@@ -17,7 +19,7 @@ FOUR = Machine((Gpu("H200", 140.0),) * 4, 16, 128.0, None)
 
 @pytest.fixture(autouse=True)
 def outside(monkeypatch):
-    for name in ("WORLD_SIZE", launch.LAUNCHED, "CUDA_VISIBLE_DEVICES"):
+    for name in ("WORLD_SIZE", launch.LAUNCHED, "CUDA_VISIBLE_DEVICES", *launch.PLACE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -66,9 +68,75 @@ def test_one_process_is_this_process(config):
     assert launch.command(load(f"launch.accelerate_config={config}"), {}, "auto", FOUR) is None
 
 
-def test_several_machines_are_started_by_their_owner():
-    with pytest.raises(UserError, match="--machine_rank RANK --main_process_ip ADDRESS -m agenttuning train"):
-        launch.command(load("launch.accelerate_config=fsdp2_multinode"), {}, "auto", FOUR)
+def at(monkeypatch, machines="2", rank="1", address="10.0.0.1", port="29500"):
+    for name, value in zip(launch.PLACE, (machines, rank, address, port), strict=True):
+        monkeypatch.setenv(name, value)
+
+
+SEVERAL = "launch.accelerate_config=fsdp2_multinode"
+
+
+def test_which_of_several_machines_is_told_by_the_environment(monkeypatch):
+    """A config of 2 x 8 on 3 machines of 4 GPUs: what is there counts, as it does on one machine."""
+    from accelerate.commands.launch import launch_command_parser
+
+    at(monkeypatch, machines="3", rank="2")
+    words = launch.command(load(SEVERAL), {}, "auto", FOUR)
+    parsed = launch_command_parser().parse_args(words[3:])
+    assert (parsed.num_machines, parsed.machine_rank, parsed.num_processes) == (3, 2, 12)
+    assert (parsed.main_process_ip, parsed.main_process_port) == ("10.0.0.1", 29500)
+    assert parsed.training_script_args[:2] == ["train", str(R7)]
+
+
+def test_the_machines_meet_at_the_address_of_the_first(monkeypatch):
+    """accelerate's own path from the command to torch's settings: what it does not read it leaves at localhost."""
+    import torch.distributed.run
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    at(monkeypatch)
+    words = launch.command(load(SEVERAL), {}, "auto", FOUR)
+    parsed = _validate_launch_command(launch_command_parser().parse_args(words[3:]))[0]
+    prepare_multi_gpu_env(parsed)
+    for name, value in vars(torch.distributed.run.get_args_parser().parse_args(["-m", "agenttuning"])).items():
+        if not hasattr(parsed, name):
+            setattr(parsed, name, value)
+    config = torch.distributed.run.config_from_args(parsed)[0]
+    assert (config.rdzv_backend, config.rdzv_endpoint, config.rdzv_configs["rank"]) == ("static", "10.0.0.1:29500", 1)
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 4)
+
+
+@pytest.mark.parametrize("machines", [None, "1"])
+def test_several_machines_are_started_one_by_one(monkeypatch, tmp_path, machines):
+    if machines:
+        at(monkeypatch, machines=machines, rank="0")
+    one = load(SEVERAL, "mixture.system_prompt='it''s me'")
+    with pytest.raises(UserError) as refused:
+        launch.command(one, {"agentinstruct": tmp_path}, "auto", FOUR)
+    text = str(refused.value)
+    assert (REPOSITORY / "slurm/train.slurm").is_file() and f"sbatch --nodes=2 slurm/train.slurm {R7} " in text
+    by_hand = "NUM_MACHINES=2 MACHINE_RANK=RANK MAIN_PROCESS_IP=ADDRESS MAIN_PROCESS_PORT=PORT python -m agenttuning "
+    verb, path, *words = shlex.split(text.partition(by_hand)[2])
+    assert (verb, path, words[-2:]) == ("train", str(R7), ["--data", f"agentinstruct={tmp_path}"])
+    assert recipe.load(path, words[:-2]).hash == one.hash
+
+
+@pytest.mark.parametrize("config", ["fsdp2", "cpu"])
+def test_several_machines_do_not_each_train_the_whole_run(monkeypatch, config):
+    at(monkeypatch)
+    with pytest.raises(UserError, match="each of them would train the whole run by itself"):
+        launch.command(load(f"launch.accelerate_config={config}", "bf16=false"), {}, "auto", FOUR)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [({"rank": ""}, "MACHINE_RANK="), ({"port": "http"}, "MAIN_PROCESS_PORT=http"), ({"rank": "2"}, "count from 0"),
+     ({"machines": "two"}, "NUM_MACHINES=two"), ({"address": ""}, "MAIN_PROCESS_IP=")],
+)  # fmt: skip
+def test_an_unfinished_place_is_refused(monkeypatch, wrong, named):
+    at(monkeypatch, **wrong)
+    with pytest.raises(UserError, match=named):
+        launch.place()
 
 
 def test_a_failed_launch_is_the_exit_status():
@@ -90,3 +158,26 @@ def test_precision_is_said_once():
     with pytest.raises(UserError, match="cpu.yaml says mixed_precision: no and the recipe asks for bf16"):
         launch.prepare_process(load("launch.accelerate_config=cpu"))
     launch.prepare_process(load("launch.accelerate_config=cpu", "bf16=false"))
+
+
+SAVES = """
+import os, signal, sys, time
+def save(number, frame):
+    os.kill(os.getppid(), signal.SIGTERM)  # a batch system may say it more than once
+    time.sleep(0.5)
+    open(sys.argv[1], "a").write("saved ")
+    sys.exit(1)
+signal.signal(signal.SIGTERM, save)
+assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "600"
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(20)
+"""
+
+
+def test_sigterm_is_passed_on_once_and_waited_for(tmp_path):
+    """The child tells this process to end, which must let it save; its own status is that of accelerate's agent."""
+    note = tmp_path / "note"
+    with pytest.raises(SystemExit) as ended:
+        launch.run([sys.executable, "-c", SAVES, str(note)])
+    assert ended.value.code == 143 and note.read_text() == "saved "
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

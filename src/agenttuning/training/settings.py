@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agenttuning import plan, trackers
 from agenttuning.errors import UserError
 from agenttuning.machine import detect
+from agenttuning.recipe.accelerate_config import validate
 from agenttuning.training import adapters
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 MODEL_KEYS = ("model_name_or_path", "model_revision", "dtype", "hidden_dropout", *adapters.KEYS)
 
 
-def trainer_settings(recipe: Recipe) -> SFTConfig:
+def trainer_settings(recipe: Recipe, rehearsal: bool = False) -> SFTConfig:
     """trl.SFTConfig from the recipe's own keys, with what the machine decides; starts the process group of a launch.
+
+    rehearsal: on the CPU, whatever the accelerate config says.
 
     Raises UserError for keys that this room does not act on, and where the global batch does not divide.
     """
@@ -44,12 +47,12 @@ def trainer_settings(recipe: Recipe) -> SFTConfig:
     values |= trackers.settings(recipe)
     # checkpoints.rotate deletes, and only once the next one is sealed; it keeps the best by the training loss
     values["save_total_limit"] = values["metric_for_best_model"] = None
-    processes = detect().world_size or 1
+    processes, config = detect().world_size or 1, validate(recipe.accelerate_config)
     settings = SFTConfig(
         **values,
         output_dir=str(recipe.run_dir / "checkpoints"),
         gradient_accumulation_steps=plan.accumulation(recipe, processes),
-        use_cpu=recipe.launch.accelerate_config == "cpu",
+        use_cpu=rehearsal or bool(config.get("use_cpu")),
         dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are made, verified and packed before
         disable_tqdm=not sys.stderr.isatty(),
     )
@@ -58,6 +61,10 @@ def trainer_settings(recipe: Recipe) -> SFTConfig:
             f"the launcher announced {processes} processes and {settings.world_size} came up; the global batch would "
             "be another; check the accelerate config"
         )
+    if rehearsal:
+        from agenttuning.training.spread import pose
+
+        pose(config)
     return settings
 
 
