@@ -19,13 +19,14 @@ from agenttuning.recipe.accelerate_config import validate
 
 if TYPE_CHECKING:
     from torch.nn import Module
+    from trl import SFTConfig
 
     from agenttuning.training.trainer import Trainer
 
 
-def pose(config: dict[str, Any]) -> None:
-    """Make accelerate treat the CPU processes of this launch as it treats GPUs. Called once its state exists, which
-    then says MULTI_CPU over gloo, and before a model is loaded: for MULTI_CPU it ignores FSDP.
+def pose(settings: SFTConfig, config: dict[str, Any]) -> None:
+    """Make accelerate treat the CPU processes of this launch as it treats GPUs. Called once `settings` exist, by which
+    its state says MULTI_CPU over gloo, and before a model is loaded: for MULTI_CPU it ignores FSDP.
     """
     if config["distributed_type"] == "NO":
         return
@@ -36,8 +37,10 @@ def pose(config: dict[str, Any]) -> None:
     if config["distributed_type"] == "DEEPSPEED":
         from deepspeed import ops
 
-        # a shared-memory all-reduce for inference, compiled for two minutes at the first start; training uses gloo
+        # What DeepSpeed would compile for minutes at the first start: a shared-memory all-reduce for inference, which
+        # training over gloo never calls, and its own AdamW for offloaded state, in whose place PyTorch's steps here.
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        settings.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
 
 
 class Watch(TrainerCallback):
@@ -171,9 +174,9 @@ def _zero(engine: Any, block: dict[str, Any], world: int, name: str) -> str:
     whole = [key for (key, weight), part in parts if part is None or part.numel() != -(-weight.ds_numel // world)]
     if whole:
         raise UserError(f"{name} shards over {world} processes and {whole[0]} ({len(whole)} in all) is held whole")
-    mine, where = sum(part.numel() for part in held), {part.device.type for part in held}
-    kept = f"optimizer {type(engine.optimizer.optimizer).__name__}, parameters in {'/'.join(sorted(where))} memory"
-    return f"DeepSpeed ZeRO-3: {mine:,} of {total:,} parameters on process 0 (with padding), {kept}"
+    mine, kept = sum(part.numel() for part in held), [part for part, found in devices.items() if found]
+    offloaded = f", {' and '.join(kept)} offloaded" if kept else ""
+    return f"DeepSpeed ZeRO-3: {mine:,} of {total:,} parameters on process 0 (with padding){offloaded}"
 
 
 def _count(model: Module) -> int:
