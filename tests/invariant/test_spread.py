@@ -27,7 +27,7 @@ FOUND = {
     "fsdp2": SHARDED,
     "fsdp2_multinode": SHARDED,
     "zero3": rf"DeepSpeed ZeRO-3: {HALF} \(with padding\); 2 x cpu",
-    "zero3_offload": rf"DeepSpeed ZeRO-3: {HALF} \(with padding\), optimizer and param offloaded; 2 x cpu",
+    "zero3_offload": rf"DeepSpeed ZeRO-3: {HALF} \(with padding\), optimizer in cpu and param in cpu memory; 2 x cpu",
 }
 
 

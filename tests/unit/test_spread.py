@@ -108,7 +108,7 @@ class Engine:
     def __init__(self, numel, optimizer="none", stage=3):
         self.module, self.stage = torch.nn.Linear(3, 3, bias=False), stage
         self.module.weight.ds_numel, self.module.weight.ds_tensor = 9, torch.zeros(numel)
-        self.offload = SimpleNamespace(device=f"OffloadDeviceEnum.{optimizer}") if optimizer != "none" else None
+        self.offload = SimpleNamespace(device=f"OffloadDeviceEnum.{optimizer}")
         self.optimizer = SimpleNamespace(optimizer=torch.optim.AdamW(self.module.parameters()))
 
     def zero_optimization_stage(self):

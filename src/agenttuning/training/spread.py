@@ -161,9 +161,9 @@ def _zero(engine: Any, block: dict[str, Any], world: int, name: str) -> str:
     stage = engine.zero_optimization_stage() if hasattr(engine, "zero_optimization_stage") else None
     if stage != block["zero_stage"]:
         raise UserError(f"{name} says zero_stage: {block['zero_stage']} and stage {stage} runs; memory would not do")
-    devices = {"optimizer": engine.zero_offload_optimizer(), "param": engine.zero_offload_param()}
-    for part, found in devices.items():
-        here = str(getattr(found, "device", None) or "none").rsplit(".")[-1]
+    places = {"optimizer": engine.zero_offload_optimizer(), "param": engine.zero_offload_param()}
+    places = {part: str(getattr(place, "device", None) or "none").rsplit(".")[-1] for part, place in places.items()}
+    for part, here in places.items():
         if here != block.get(f"offload_{part}_device", "none"):
             raise UserError(f"{name} says offload_{part}_device: {block[f'offload_{part}_device']} and it is {here}")
     held = [getattr(weight, "ds_tensor", None) for weight in engine.module.parameters()]
@@ -174,8 +174,9 @@ def _zero(engine: Any, block: dict[str, Any], world: int, name: str) -> str:
     whole = [key for (key, weight), part in parts if part is None or part.numel() != -(-weight.ds_numel // world)]
     if whole:
         raise UserError(f"{name} shards over {world} processes and {whole[0]} ({len(whole)} in all) is held whole")
-    mine, kept = sum(part.numel() for part in held), [part for part, found in devices.items() if found]
-    offloaded = f", {' and '.join(kept)} offloaded" if kept else ""
+    mine = sum(part.numel() for part in held)
+    kept = [f"{part} in {here}" for part, here in places.items() if here != "none"]
+    offloaded = f", {' and '.join(kept)} memory" if kept else ""
     return f"DeepSpeed ZeRO-3: {mine:,} of {total:,} parameters on process 0 (with padding){offloaded}"
 
 
