@@ -9,6 +9,8 @@
 ## make push-data-13b  upload the built data with its card to the Hub (publish.hub_dataset_id); ARGS=--dry sends nothing
 ## make decontaminate-13b  find test examples in the training data; ARGS='--against mmlu --against gsm8k=FILE'
 ## make train-13b      fine-tune; DRY=1 prints the plan and stops
+## make slurm-13b      the same as a Slurm job (slurm/README.md); SBATCH='--nodes=2' passes options to sbatch
+## make jobs-13b       the same on Hugging Face Jobs (jobs/README.md); BUCKET=you/runs keeps the results
 ## make eval-13b       play the tasks and take the general tests
 ## make compare-13b    its scores beside the published ones
 ## make report-13b     write its results page
@@ -17,6 +19,8 @@
 ## make collect-tiny   collect trajectories with a teacher and keep the rewarded ones
 ## make export-tools   AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
 ## make ablation-tiny  agent-only, general-only and mixed from one base, on the CPU
+##
+## make bench-train    one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
 ##
 ## make test           all tests           make lint   ruff           make clean   remove caches (not runs/, not .venv)
 ##
@@ -33,7 +37,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools bench-train test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -49,6 +53,8 @@ show-data-%: recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) show-data $< $(A
 push-data-%: recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) push-data $< $(ARGS)
 plan-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) plan $< $(ARGS)
 train-%:     recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) train $< $(if $(DRY),--dry) $(ARGS)
+slurm-%:     recipes/agentlm-%/sft.yaml $(READY) FORCE ; sbatch $(SBATCH) slurm/train.slurm $< $(ARGS)
+jobs-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; jobs/train.sh $< $(ARGS)
 eval-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) compare $< $(ARGS)
 report-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) report $< $(ARGS)
@@ -65,6 +71,7 @@ test: export OMP_NUM_THREADS := 1
 base-tiny: $(READY) ; $(RUN) base recipes/agentlm-tiny $(ARGS)
 collect-tiny: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $(ARGS)
 ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
+bench-train: $(READY) ; $(VENV)/bin/python benchmarks/train_gpu.py $(ARGS)
 export-tools: $(READY) ; $(RUN) export-tools $(OUT) $(ARGS)
 quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
 

@@ -44,8 +44,13 @@ def words(rng: random.Random) -> list[str]:
     return ["".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(WORDS)]
 
 
-def write_rows(folder: Path, scale: float) -> int:
-    """JSONL files of the three sources; returns the number of conversations."""
+def document_tokens(rng: random.Random) -> float:
+    """The length of one conversation of the simulated mixture, in tokens."""
+    return rng.lognormvariate(math.log(MEDIAN), SIGMA)
+
+
+def write_rows(folder: Path, scale: float, shrink: float = 1.0) -> int:
+    """JSONL files of the three sources, conversations `shrink` times shorter; returns the number of conversations."""
     rng = random.Random(0)
     vocabulary = words(rng)
     weights = [1 / (rank + 10) for rank in range(WORDS)]  # Zipf
@@ -55,7 +60,7 @@ def write_rows(folder: Path, scale: float) -> int:
         total += count
         with (folder / f"{name}.jsonl").open("w") as out:
             for number in range(count):
-                length = max(8, int(rng.lognormvariate(math.log(MEDIAN), SIGMA) / TOKENS_PER_WORD))
+                length = max(8, int(document_tokens(rng) / TOKENS_PER_WORD / shrink))
                 text = rng.choices(vocabulary, weights, k=length)
                 turns = 2 * max(1, min(8, length // 120))
                 step = max(1, length // turns)
@@ -68,13 +73,15 @@ def write_rows(folder: Path, scale: float) -> int:
     return total
 
 
-def write_repository(root: Path, scale: float) -> int:
-    """Cards, rows, a tokenizer of 32,000 entries and a recipe below `root`; returns the number of conversations."""
+def write_sources(root: Path, scale: float, entries: int, shrink: float = 1.0) -> int:
+    """Cards, rows, accelerate_configs/cpu.yaml and a tokenizer of `entries` entries below `root`; returns the number
+    of conversations.
+    """
     from agenttuning.chat import save_tokenizer
     from agenttuning.miniature.tokenizer import build_tokenizer
 
     (root / "raw").mkdir(parents=True)
-    total = write_rows(root / "raw", scale)
+    total = write_rows(root / "raw", scale, shrink)
     for name in SIZES:
         card = root / "data_cards" / name
         card.mkdir(parents=True)
@@ -82,9 +89,15 @@ def write_repository(root: Path, scale: float) -> int:
         (card / "source.yaml").write_text(f"path: raw/{name}.jsonl\nformat: {format}\n")
     rng, vocabulary = random.Random(1), words(random.Random(0))
     texts = [" ".join(rng.choices(vocabulary, k=400)) for _ in range(200)]
-    save_tokenizer(build_tokenizer([f"[INST] {text} [/INST]" for text in texts], 32_000), root / "tokenizer")
+    save_tokenizer(build_tokenizer([f"[INST] {text} [/INST]" for text in texts], entries), root / "tokenizer")
     (root / "accelerate_configs").mkdir()
     (root / "accelerate_configs" / "cpu.yaml").write_text((ROOT / "accelerate_configs" / "cpu.yaml").read_text())
+    return total
+
+
+def write_repository(root: Path, scale: float) -> int:
+    """The sources, a tokenizer of Llama's size and a recipe over them; returns the number of conversations."""
+    total = write_sources(root, scale, 32_000)
     sources = ", ".join(f"{name}: {{share: {share}}}" for name, share in SHARES.items())
     (root / "recipes" / "bench").mkdir(parents=True)
     (root / "recipes" / "bench" / "sft.yaml").write_text(

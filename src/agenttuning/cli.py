@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from agenttuning.errors import UserError
+from agenttuning.errors import Stopped, UserError
 
 Arguments = argparse.Namespace
 
@@ -70,7 +70,13 @@ def train(arguments: Arguments) -> None:
     preflight.check(recipe, paths, on_cpu=arguments.cpu_processes is not None)
     from agenttuning.train import train as run
 
-    run(recipe, data_paths=paths, resume=arguments.resume, cpu_processes=arguments.cpu_processes)
+    run(
+        recipe,
+        data_paths=paths,
+        resume=arguments.resume,
+        allow_partial=arguments.allow_partial,
+        cpu_processes=arguments.cpu_processes,
+    )
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -178,6 +184,11 @@ def _takes_training(parser: argparse.ArgumentParser) -> None:
         "--resume", default="auto", help="auto (default): newest good checkpoint; never: start afresh; or a path"
     )
     parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="go on from --resume PATH even without its optimizer, schedule or random state; says what is lost",
+    )
+    parser.add_argument(
         "--cpu-processes", type=int, metavar="N",
         help="rehearse: run the accelerate config with N processes on this machine's CPU in place of its GPUs",
     )  # fmt: skip
@@ -242,7 +253,9 @@ def _help() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb and return the exit status: 0, 2 for a mistake of the user (message on stderr), 130 for Ctrl-C."""
+    """Run one verb and return the exit status: 0, 2 for a mistake of the user (message on stderr), 130 for Ctrl-C,
+    143 for SIGTERM in `train`.
+    """
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
@@ -256,6 +269,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"agenttuning {words[0]}: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:  # it has said how to go on
+        return stopped.status
     except KeyboardInterrupt:
         print(f"agenttuning {words[0]}: interrupted", file=sys.stderr)
         return 130

@@ -74,6 +74,7 @@ def command(
     resume: str = "auto",
     machine: Machine | None = None,
     cpu_processes: int | None = None,
+    allow_partial: bool = False,
 ) -> list[str] | None:
     """The `accelerate launch` command that trains `recipe` here, one process per visible GPU, or cpu_processes on the
     CPU; None when this process can train by itself.
@@ -100,6 +101,7 @@ def command(
     elif cpu_processes:
         start += ["--main_process_port", "0"]  # any free one: rehearsals may run side by side
     ours = ["-m", "agenttuning", "train", str(recipe.path), *overrides(recipe), "--resume", resume]
+    ours += ["--allow-partial"] if allow_partial else []
     ours += ["--cpu-processes", str(cpu_processes)] if cpu_processes else []
     return [*start, *ours, "--run-dir", str(recipe.run_dir), *data]
 
@@ -141,8 +143,8 @@ def _check_machines(recipe: Recipe, planned: int, where: Place | None, data: lis
         )
     if planned == 1 and where is not None:
         raise UserError(
-            f"NUM_MACHINES={where.machines}, and {config} is for one machine; each of them would train the whole run by "
-            "itself, all into the same folder; take launch.accelerate_config=fsdp2_multinode, or one machine"
+            f"NUM_MACHINES={where.machines}, and {config} is for one machine; each of them would train the whole run "
+            "by itself, all into the same folder; take launch.accelerate_config=fsdp2_multinode, or one machine"
         )
 
 

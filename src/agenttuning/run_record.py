@@ -36,6 +36,7 @@ def write(trainer: Trainer, prepared: Prepared, attention: str) -> Path:
         "started_from": started_from(recipe),
         "seed": recipe.values["seed"],
         "steps": trainer.state.global_step,
+        "partial": trainer.seal["partial"],  # resumes that went on without a part of their checkpoint
         "log": [{key: entry.get(key) for key in LOGGED} for entry in trainer.state.log_history if "loss" in entry],
         "tokens": meter.tokens,
         "supervised_tokens": dict(zip(meter.sources, meter.supervised, strict=True)),

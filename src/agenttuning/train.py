@@ -6,22 +6,24 @@ checkpoints/ (sealed, see training/checkpoints.py), model/ (the result, ready to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import launch, run_record
 from agenttuning.chat import load_for
+from agenttuning.data.folders import claim
 from agenttuning.data.prepare import Prepared, prepare
-from agenttuning.data.rows import trainable_rows
+from agenttuning.data.rows import check_rows, rows_fingerprint, trainable_rows
 from agenttuning.data.table import mixture_table
-from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
-from agenttuning.training import checkpoints
 from agenttuning.training.attention import choose_attention
 from agenttuning.training.model import load_model
+from agenttuning.training.resume import Start, clear, find
 from agenttuning.training.saving import save_model
 from agenttuning.training.settings import trainer_settings
+from agenttuning.training.shared import check_shared
+from agenttuning.training.together import on_main
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,16 +35,18 @@ def train(
     recipe: Recipe,
     data_paths: Mapping[str, str | Path] | None = None,
     resume: str = "auto",
+    allow_partial: bool = False,
     cpu_processes: int | None = None,
 ) -> Path:
     """Train, or go on training, and return the final model's folder, recipe.run_dir/"model".
 
     data_paths gives a source the user's own file or folder. resume: "auto" goes on from the newest whole checkpoint, or
-    returns at once when this very run is finished; "never" starts afresh; else the path of a checkpoint. cpu_processes:
-    rehearse the accelerate config with so many processes on the CPU. Raises UserError for a recipe, machine, source or
-    checkpoint that cannot give the run that was asked for.
+    returns at once when this very run is finished; "never" starts afresh; else the path of a checkpoint, which with
+    allow_partial may lack optimizer, schedule or random state. cpu_processes: rehearse the accelerate config with so
+    many processes on the CPU. Raises UserError for a recipe, machine, source or checkpoint that cannot give the run
+    that was asked for, and Stopped after a signal, when it has saved.
     """
-    command = launch.command(recipe, data_paths, resume, cpu_processes=cpu_processes)
+    command = launch.command(recipe, data_paths, resume, allow_partial=allow_partial, cpu_processes=cpu_processes)
     if command is not None:
         launch.run(command)
         return recipe.run_dir / "model"
@@ -51,6 +55,7 @@ def train(
     settings = trainer_settings(recipe, rehearsal=cpu_processes is not None)
     main = settings.process_index == 0
     tokenizer = load_for(recipe)
+    check_shared(recipe.run_dir, settings)
     with settings.main_process_first(local=False):
         prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
         rows = trainable_rows(prepared, recipe)
@@ -60,7 +65,13 @@ def train(
         return recipe.run_dir / "model"
 
     attention, why = choose_attention(recipe)
-    start = on_main(settings, lambda: find_start(recipe, resume, prepared))
+    seal = {
+        "data": prepared.key,
+        "rows": rows_fingerprint(prepared),
+        "versions": run_record.versions(),
+        "started_from": run_record.started_from(recipe),
+    }
+    start = on_main(settings, lambda: find_start(recipe, resume, prepared, seal, settings.world_size, allow_partial))
     if main:
         recipe.write(recipe.run_dir)
         print(announcement(recipe, settings, prepared, rows, f"{attention} ({why})", start), flush=True)
@@ -71,50 +82,37 @@ def train(
     trainer = Trainer(
         recipe=recipe,
         sources=list(prepared.mixture["sources"]),
-        seal={
-            "data_key": prepared.key,
-            "versions": run_record.versions(),
-            "started_from": run_record.started_from(recipe),
-        },
+        seal=seal | {"partial": list(start.partial) if start else []},
+        start=start,
         model=load_model(recipe, attention),
         args=settings,
         train_dataset=rows,
         processing_class=tokenizer,
     )
     spread.watch(trainer)
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
     model = save_model(trainer, tokenizer)
     if main:
         print(f"written: {model}, {run_record.write(trainer, prepared, attention)}", flush=True)
     return model
 
 
-def find_start(recipe: Recipe, resume: str, prepared: Prepared) -> Path | None:
-    """The checkpoint to go on from, after folders that would be in the way were put aside."""
-    start = checkpoints.find(recipe.run_dir, recipe, resume, prepared.key, run_record.started_from(recipe))
-    checkpoints.clear(recipe.run_dir, start, resume)
+def find_start(
+    recipe: Recipe, resume: str, prepared: Prepared, seal: dict[str, Any], processes: int, allow_partial: bool
+) -> Start | None:
+    """The checkpoint to go on from, after folders that would be in the way were put aside. From here to the end of this
+    process, run_dir is its own.
+    """
+    claim(recipe.run_dir)
+    start = find(recipe.run_dir, recipe, resume, seal, processes, allow_partial)
+    if start is not None:
+        check_rows(prepared)
+    clear(recipe.run_dir, start, resume)
     return start
 
 
-def on_main(settings: SFTConfig, action: Callable[[], Any]) -> Any:
-    """What `action` returns, run by the main process alone; what it raises, all processes raise, so that none waits."""
-    from accelerate.utils import broadcast_object_list
-
-    outcome: list[Any] = [None, None]
-    if settings.process_index == 0:
-        try:
-            outcome[0] = action()
-        except UserError as error:
-            outcome[1] = error
-    if settings.world_size > 1:
-        broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
-
-
 def announcement(
-    recipe: Recipe, settings: SFTConfig, prepared: Prepared, rows: Dataset, attention: str, start: Path | None
+    recipe: Recipe, settings: SFTConfig, prepared: Prepared, rows: Dataset, attention: str, start: Start | None
 ) -> str:
     """What was decided, printed once before the work starts."""
     import torch

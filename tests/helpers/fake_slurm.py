@@ -11,13 +11,18 @@ from pathlib import Path
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "train.slurm"
 SRUN = """
 import json, os, signal, subprocess, sys
+import psutil
 words = sys.argv[1:]
 command = words[next(i for i, word in enumerate(words) if not word.startswith("-")):]
 with open(os.environ["FAKE_SLURM"] + "/srun", "a") as out:
     out.write(json.dumps({"options": words[: len(words) - len(command)], "command": command}) + "\\n")
 nodes = range(int(os.environ["SLURM_JOB_NUM_NODES"]))
 tasks = [subprocess.Popen(command, env={**os.environ, "SLURM_NODEID": str(node)}) for node in nodes]
-signal.signal(signal.SIGTERM, lambda number, frame: [task.send_signal(number) for task in tasks])  # as `--signal` does
+def end(number, frame):  # as `--signal` does: every process of the step gets it
+    for task in map(psutil.Process, [task.pid for task in tasks]):
+        for one in [task, *task.children(recursive=True)]:
+            one.send_signal(number)
+signal.signal(signal.SIGTERM, end)
 codes = [task.wait() for task in tasks]
 sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """

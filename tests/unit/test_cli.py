@@ -8,7 +8,7 @@ import time
 import pytest
 
 from agenttuning import cli
-from agenttuning.errors import UserError
+from agenttuning.errors import Stopped, UserError
 from agenttuning.recipe.schema import REPOSITORY
 
 R13 = "recipes/agentlm-13b/sft.yaml"
@@ -34,6 +34,19 @@ def test_help_lists_every_verb_in_one_line(capsys):
         assert sum(line.startswith(f"  {verb} ") for line in lines) == 1
     assert max(map(len, lines)) <= 120
     assert cli.main([]) == 2
+
+
+def test_a_run_told_to_stop_exits_as_shells_have_it(monkeypatch):
+    def stop(_):
+        raise Stopped(15)
+
+    monkeypatch.setitem(cli.VERBS, "train", (stop, cli.VERBS["train"][1]))
+    assert cli.main(["train", R13]) == 143
+
+
+def test_partial_checkpoints_are_asked_for_by_name():
+    assert not cli.parse("train", [R13]).allow_partial
+    assert cli.parse("train", [R13, "--resume", "x", "--allow-partial"]).allow_partial
 
 
 def test_a_wrong_verb_names_the_nearest(capsys):
@@ -72,13 +85,14 @@ def test_overrides_and_options_mix_in_any_order(monkeypatch):
     import types
 
     seen = []
-    fake = types.SimpleNamespace(train=lambda recipe, data_paths, resume: seen.append((recipe, data_paths, resume)))
+    fake = types.SimpleNamespace(train=lambda recipe, **given: seen.append((recipe, given)))
     monkeypatch.setitem(sys.modules, "agenttuning.train", fake)
-    monkeypatch.setattr("agenttuning.preflight.check", lambda *_: None)
+    monkeypatch.setattr("agenttuning.preflight.check", lambda *_, **__: None)
     words = ["train", R13, "seed=7", "--data", "agentinstruct=a.jsonl", "mixture.seed=8", "--run-dir", "x"]
     words += ["--resume", "never"]
     assert cli.main(words) == 0
-    [(recipe, paths, resume)] = seen
+    [(recipe, given)] = seen
+    paths, resume = given["data_paths"], given["resume"]
     assert (recipe.values["seed"], recipe.mixture.seed, str(recipe.run_dir), resume) == (7, 8, "x", "never")
     assert {name: str(path) for name, path in paths.items()} == {"agentinstruct": "a.jsonl"}
 

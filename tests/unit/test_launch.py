@@ -88,6 +88,24 @@ def test_which_of_several_machines_is_told_by_the_environment(monkeypatch):
     assert parsed.training_script_args[:2] == ["train", str(R7)]
 
 
+def test_the_machines_meet_at_the_address_of_the_first(monkeypatch):
+    """accelerate's own path from the command to torch's settings: what it does not read it leaves at localhost."""
+    import torch.distributed.run
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    at(monkeypatch)
+    words = launch.command(load(SEVERAL), {}, "auto", FOUR)
+    parsed = _validate_launch_command(launch_command_parser().parse_args(words[3:]))[0]
+    prepare_multi_gpu_env(parsed)
+    for name, value in vars(torch.distributed.run.get_args_parser().parse_args(["-m", "agenttuning"])).items():
+        if not hasattr(parsed, name):
+            setattr(parsed, name, value)
+    config = torch.distributed.run.config_from_args(parsed)[0]
+    assert (config.rdzv_backend, config.rdzv_endpoint, config.rdzv_configs["rank"]) == ("static", "10.0.0.1:29500", 1)
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 4)
+
+
 @pytest.mark.parametrize("machines", [None, "1"])
 def test_several_machines_are_started_one_by_one(monkeypatch, tmp_path, machines):
     if machines:
@@ -112,8 +130,8 @@ def test_several_machines_do_not_each_train_the_whole_run(monkeypatch, config):
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"rank": ""}, "MACHINE_RANK="), ({"port": "http"}, "MAIN_PROCESS_PORT=http"), ({"address": ""}, "MAIN_PROCESS_IP="),
-     ({"machines": "two"}, "NUM_MACHINES=two"), ({"rank": "2"}, "ranks count from 0")],
+    [({"rank": ""}, "MACHINE_RANK="), ({"port": "http"}, "MAIN_PROCESS_PORT=http"), ({"rank": "2"}, "count from 0"),
+     ({"machines": "two"}, "NUM_MACHINES=two"), ({"address": ""}, "MAIN_PROCESS_IP=")],
 )  # fmt: skip
 def test_an_unfinished_place_is_refused(monkeypatch, wrong, named):
     at(monkeypatch, **wrong)
@@ -145,12 +163,12 @@ def test_precision_is_said_once():
 SAVES = """
 import os, signal, sys, time
 def save(number, frame):
-    time.sleep(0.3)
+    os.kill(os.getppid(), signal.SIGTERM)  # a batch system may say it more than once
+    time.sleep(0.5)
     open(sys.argv[1], "a").write("saved ")
     sys.exit(1)
 signal.signal(signal.SIGTERM, save)
 assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "600"
-os.kill(os.getppid(), signal.SIGTERM)
 os.kill(os.getppid(), signal.SIGTERM)
 time.sleep(20)
 """

@@ -48,6 +48,17 @@ def test_dry_and_args_are_passed_on():
     assert line.endswith("train recipes/agentlm-7b/sft.yaml --dry seed=3 --data agentinstruct=x.jsonl")
 
 
+def test_launchers_get_the_recipe_and_the_words():
+    words = ("ARGS=seed=3", "SBATCH=--nodes=2 --account=me")
+    line = "sbatch --nodes=2 --account=me slurm/train.slurm recipes/agentlm-70b/sft.yaml seed=3"
+    assert dry("slurm-70b", *words) == line
+    assert dry("jobs-13b", "ARGS=seed=3") == "jobs/train.sh recipes/agentlm-13b/sft.yaml seed=3"
+
+
+def test_the_benchmark_takes_words():
+    assert dry("bench-train", "ARGS=--model 13b") == "env/bin/python benchmarks/train_gpu.py --model 13b"
+
+
 def test_a_name_without_a_recipe_is_an_error():
     assert make("-n", "READY=", "train-14b").returncode != 0
 

@@ -16,6 +16,7 @@ from agenttuning.recipe import load
 from agenttuning.recipe.schema import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("recipes/*/README.md"))]
+PAGES += [REPOSITORY / "slurm" / "README.md", REPOSITORY / "jobs" / "README.md"]
 PAGES.remove(REPOSITORY / "recipes" / "ablations" / "README.md")  # its shell loop is run by test_recipe.py
 SHELL = ("git clone", "cd ")
 
@@ -50,6 +51,7 @@ def test_command(page, line):
         assert done.returncode == 0, f"{page}: {line}: {done.stderr}"
         printed = re.sub(r"\\\n", " ", done.stdout)
         runs = re.findall(r"-m agenttuning (.*)", printed)
+        runs += [f"train {rest}" for rest in re.findall(r"(?:sbatch.* slurm/train.slurm|jobs/train.sh) (.*)", printed)]
         if not runs and re.search(r"test|lint|clean|^make$", line):
             return
     else:

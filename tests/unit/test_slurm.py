@@ -13,7 +13,8 @@ from helpers.fake_slurm import SCRIPT, Slurm
 
 # In place of the interpreter: each task notes where it is and what it was given, and ends as the test says.
 NOTE = """#!/bin/bash
-printf '%s\\n' "$NUM_MACHINES" "$MACHINE_RANK" "$MAIN_PROCESS_IP" "$MAIN_PROCESS_PORT" "$PWD" "$@" > "$FAKE_SLURM/task$MACHINE_RANK"
+exec > "$FAKE_SLURM/task$MACHINE_RANK"
+printf '%s\\n' "$NUM_MACHINES" "$MACHINE_RANK" "$MAIN_PROCESS_IP" "$MAIN_PROCESS_PORT" "$PWD" "$@"
 exit "${STATUS:-0}"
 """
 WORDS = ["recipes/agentlm-70b/sft.yaml", "mixture.system_prompt='it''s $HOME; \"me\"'", "--data", "a=b c*.jsonl"]
@@ -44,7 +45,7 @@ def test_the_notice_before_the_end_leaves_time_to_save():
     from agenttuning.launch import SAVE_SECONDS
 
     text = SCRIPT.read_text()
-    # without `B:` the signal goes to the tasks, and only a cancelled job's reaches this shell, which must not requeue it
+    # without `B:` the signal goes to the tasks, and only a cancelled job's reaches this shell, which must die of it
     notice = re.search(r"^#SBATCH --signal=TERM@(\d+)$", text, re.M)
     assert int(notice[1]) > int(SAVE_SECONDS["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
     assert "#SBATCH --requeue" in text and "#SBATCH --open-mode=append" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -133,6 +134,34 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_update(world, tmp
         train(one)
     assert not checkpoints.in_order(tmp_path / "a")  # it would have held broken weights
     assert not (tmp_path / "a" / "model").exists()
+
+
+def test_weights_that_are_no_number_are_seen_before_the_first_update(world, tmp_path):
+    from safetensors.torch import save_file
+
+    base = shutil.copytree(world.parents[2] / "base", tmp_path / "base")
+    poisoned = weights(base)
+    poisoned["model.layers.0.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(poisoned, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="step 1"):
+        train(tiny_recipe(world, tmp_path / "a", f"model_name_or_path={base}", "save_steps=1"))
+    assert not checkpoints.in_order(tmp_path / "a") and not (tmp_path / "a" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("eval_strategy=steps", "`eval_strategy: steps` needs a held-out set"),
+        ("load_best_model_at_end=true", "needs a held-out set"),
+        ("metric_for_best_model=accuracy", "write `metric_for_best_model: loss`"),
+        ("save_strategy=best", "needs a held-out set"),
+        ("enable_jit_checkpoint=true", "SIGTERM saves here without it"),
+        ("save_on_each_node=true", "a file system that all machines share"),
+    ],
+)
+def test_keys_about_saving_that_would_do_nothing_are_refused(world, tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        trainer_settings(tiny_recipe(world, tmp_path, words))
 
 
 def test_nothing_is_sent_anywhere(world, tmp_path, monkeypatch):

@@ -36,6 +36,39 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+_claimed: dict[tuple[int, Path], int] = {}  # by process, since a fork inherits this table and no lock
+
+
+def claim(folder: Path) -> None:
+    """Make `folder` this process's own until it ends, however it ends. Raises UserError when another one has it.
+
+    A POSIX lock on `folder`/.lock: processes forked later do not share it, and network file systems pass it on.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    key = (os.getpid(), folder.resolve())
+    if key in _claimed:
+        return
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        who = os.read(handle, 200).decode(errors="replace").strip()
+        os.close(handle)
+        raise UserError(
+            f"{folder} belongs to another run that is still going ({who or 'it did not say which'}); both would write "
+            "to the same checkpoints; wait for it, stop it, or take another --run-dir"
+        ) from error
+    except OSError as error:
+        print(f"{folder} cannot be locked ({error.strerror}): let one run at a time write there", file=sys.stderr)
+    os.truncate(handle, 0)
+    os.write(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+    _claimed[key] = handle  # closing it, or any other handle of this file, would give the lock up
+
+
 def keyed(folder: Path, key: str) -> Path:
     """`folder`, emptied unless it was made for this key."""
     file = folder / "key"
@@ -46,16 +79,14 @@ def keyed(folder: Path, key: str) -> Path:
     return folder
 
 
-def swap(partial: Path, folder: Path, marker: str) -> None:
-    """Put a finished folder in place of the old one by renaming. Raises UserError when the one there has no `marker`
-    file: it is somebody's, and never replaced.
+def swap(partial: Path, folder: Path, *markers: str, what: str = "a prepared mixture") -> None:
+    """Put a finished folder in place of the old one by renaming. Raises UserError when the one there has none of the
+    `markers`, files that `what` has: it is somebody's, and never replaced.
     """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)  # of a process that was killed below
-    if folder.exists() and any(folder.iterdir()) and not (folder / marker).exists():
-        raise UserError(
-            f"{folder} holds files that are not a prepared mixture; they would be lost; choose another folder"
-        )
+    if folder.exists() and any(folder.iterdir()) and not any((folder / marker).exists() for marker in markers):
+        raise UserError(f"{folder} holds files that are not {what}; they would be lost; choose another folder")
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)

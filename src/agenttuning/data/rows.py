@@ -46,6 +46,25 @@ def trainable_rows(prepared: Prepared, recipe: Recipe) -> Dataset:
     return load_from_disk(str(folder)).with_format("numpy")
 
 
+def rows_fingerprint(prepared: Prepared) -> str:
+    """sha256, in hex, of the manifest's names, sizes and digests of the rows: other bytes, another fingerprint. Rows of
+    the same key can differ after an upgrade of TRL, which packs them.
+    """
+    files = json.loads((prepared.path / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def check_rows(prepared: Prepared) -> None:
+    """Raise UserError unless every file of the rows is, byte for byte, as it was written."""
+    for name, entry in json.loads((prepared.path / MANIFEST).read_text(encoding="utf-8"))["files"].items():
+        path = prepared.path / name
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or file_digest(path) != entry["sha256"]:
+            raise UserError(
+                f"{path} is not as it was written when the data was prepared; the run would go on with other rows than "
+                f"it began with; delete {prepared.path}, the same command makes it again"
+            )
+
+
 def packing_line(rows: Dataset, recipe: Recipe, tokens: int) -> str:
     """`6,702 packed rows of 256 tokens, 98.48 % filled`, or the number of rows where nothing is packed."""
     limit = recipe.values["max_length"]

@@ -1,8 +1,8 @@
-"""Checkpoints that cannot lie: a manifest, written last, says what each holds; resuming believes nothing else.
+"""Checkpoints that cannot lie: written under another name, sealed with a manifest, and only then given theirs.
 
-The Trainer resumes from a folder without optimizer, scheduler or random state in silence, and from the highest number
-even when that folder is half written (transformers 5.23). Here `seal` writes manifest.json with the size and sha256 of
-every file, synced to disk, after all of them; `find` verifies and walks back to the newest folder that is whole.
+The Trainer writes into checkpoints/.partial/checkpoint-N. `seal` syncs every file to disk and writes manifest.json with
+their sizes and sha256; `publish` renames. So a folder checkpoints/checkpoint-N is whole, or was damaged afterwards, and
+the manifest tells the two apart. resume.py decides what to go on from; sealing.py calls this from the Trainer.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,40 +18,47 @@ from typing import Any
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
 
-MANIFEST = "manifest.json"
-# Without these the Trainer goes on with fresh state and says nothing. DeepSpeed keeps its optimizer in global_step*/.
-NEEDED = {"the trainer's state": ("trainer_state.json",), "optimizer state": ("optimizer", "global_step"),
-          "random state": ("rng_state",)}  # fmt: skip
+MANIFEST, STAGING, BEST = "manifest.json", ".partial", "best"
 HASHING_THREADS = 8  # sha256 releases the interpreter lock; large runs write many files
 
 
-def seal(
-    folder: Path,
-    step: int,
-    recipe: Recipe,
-    data_key: str,
-    versions: dict[str, str],
-    processes: int,
-    started_from: str | None = None,
-) -> Path:
-    """Write `folder`/manifest.json last, synced with its directory; returns its path. Raises OSError.
+def staging(run_dir: Path) -> Path:
+    """Where checkpoints lie while they are written. On the file system of the others, so that a rename moves them."""
+    return run_dir / "checkpoints" / STAGING
 
-    data_key: Prepared.key of the rows trained on; processes: the number of processes of the run; started_from: what
-    run_record.started_from says of the weights at step 0.
+
+def seal(folder: Path, step: int, recipe: Recipe, processes: int, about: Mapping[str, Any]) -> Path:
+    """Sync every file of `folder` to disk and write manifest.json last; returns its path. Raises OSError, and UserError
+    when a process's random state is missing, because its files then lie on another machine.
+
+    about: `data` (Prepared.key), `rows` (rows.fingerprint), `started_from` (run_record.started_from), `versions`,
+    `loss` (sealing.recent_loss) and `partial` (what an --allow-partial on the way here had lost).
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    states = sum(path.name.startswith("rng_state") for path in files)
+    if 0 < states < processes:
+        raise UserError(
+            f"{folder} holds the random state of {states} of {processes} processes: the others wrote theirs to another "
+            "machine's disk; a run could not go on from it; put --run-dir on a file system that all machines share"
+        )
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        entries = list(pool.map(lambda path: {"bytes": path.stat().st_size, "sha256": _digest(path, sync=True)}, files))
+        entries = list(pool.map(lambda path: {"bytes": path.stat().st_size, "sha256": digest(path, sync=True)}, files))
+    for inner in [path for path in folder.rglob("*") if path.is_dir()]:
+        sync(inner)
     manifest = {
         "step": step,
         "recipe": recipe.flat(),
-        "data": data_key,
-        "started_from": started_from,
         "processes": processes,
-        "versions": versions,
+        **about,
         "files": {path.relative_to(folder).as_posix(): entry for path, entry in zip(files, entries, strict=True)},
     }
     return write_synced(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def publish(staged: Path, folder: Path) -> None:
+    """Give a sealed checkpoint its name. Raises OSError, also where something has that name already."""
+    staged.rename(folder)
+    sync(folder.parent)
 
 
 def write_synced(path: Path, text: str) -> Path:
@@ -61,35 +69,36 @@ def write_synced(path: Path, text: str) -> Path:
         content.flush()
         os.fsync(content.fileno())
     partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)
     return path
 
 
-def problem(folder: Path) -> str | None:
-    """Why this checkpoint cannot be resumed from, or None when every byte is as it was saved."""
-    if not any(folder.iterdir()):
-        return "it is empty: the run was stopped before anything was saved"
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return f"it has no {MANIFEST}: the run was stopped while it was saved"
-    names = manifest["files"]
-    for what, starts in NEEDED.items():
-        if not any(name.startswith(starts) for name in names):
-            return f"it was saved without {what} (save_only_model?)"
-    for name, entry in names.items():
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, outlive a power cut: syncing a file does not sync its name."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def damage(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """{file: what is wrong} for every file that is not as its manifest says, byte for byte."""
+    wrong, same_size = {}, []
+    for name, entry in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != entry["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}"
+            wrong[name] = f"{name} is missing"
+        elif path.stat().st_size != entry["bytes"]:
+            wrong[name] = f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}"
+        else:
+            same_size.append(name)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        digests = list(pool.map(lambda name: _digest(folder / name), names))
-    changed = [name for name, digest in zip(names, digests, strict=True) if digest != names[name]["sha256"]]
-    return f"the content of {changed[0]} has changed since it was saved" if changed else None
+        digests = list(pool.map(lambda name: digest(folder / name), same_size))
+    for name, found in zip(same_size, digests, strict=True):
+        if found != manifest["files"][name]["sha256"]:
+            wrong[name] = f"the content of {name} has changed since it was saved"
+    return wrong
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -101,101 +110,79 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def bytes_of(folder: Path) -> int:
+    """The bytes of all files of a checkpoint, by its manifest."""
+    return sum(entry["bytes"] for entry in read_manifest(folder)["files"].values())
+
+
 def in_order(run_dir: Path) -> list[Path]:
     """The checkpoints of a run, newest first."""
     found = [path for path in (run_dir / "checkpoints").glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])]
     return sorted((path for path in found if path.is_dir()), key=lambda path: -int(path.name[11:]))
 
 
-def find(
-    run_dir: Path,
-    recipe: Recipe,
-    resume: str = "auto",
-    data_key: str | None = None,
-    started_from: str | None = None,
-) -> Path | None:
-    """The checkpoint to go on from, or None to start at step 0; prints what it skipped and why. Changes nothing.
+def sealed(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run that have a manifest, newest first. Their files are not looked at."""
+    return [folder for folder in in_order(run_dir) if read_manifest(folder) is not None]
 
-    resume: "auto" takes the newest whole checkpoint, "never" none, anything else is the path of one. Raises UserError
-    when all finished checkpoints are damaged, when a path is not a whole checkpoint, and when recipe or data are not
-    those of the checkpoint. A run killed during its first save has only unfinished ones and starts at step 0.
+
+def best(run_dir: Path) -> Path | None:
+    """The checkpoint with the lowest training loss since the one before (manifest: loss.mean), the newest of equals;
+    None where no checkpoint knows its loss. It is read from the manifests, so it cannot name one that is gone.
     """
-    if resume == "never":
-        return None
-    candidates = in_order(run_dir) if resume == "auto" else [Path(resume)]
-    if resume != "auto" and not candidates[0].is_dir():
-        raise UserError(f"--resume {resume}: there is no such folder; give a checkpoint-N folder, or auto, or never")
-    skipped = {}
-    for folder in candidates:
-        reason = problem(folder)
-        if reason is None:
-            _check_same(folder, recipe, data_key, started_from)
-            return folder
-        skipped[folder] = reason
-        print(f"checkpoint {folder} is not used: {reason}", flush=True)
-    damaged = [folder for folder in skipped if read_manifest(folder) is not None]
-    if damaged or (skipped and resume != "auto"):
-        listed = "; ".join(f"{folder.name}: {reason}" for folder, reason in skipped.items())
-        raise UserError(
-            f"no checkpoint of {run_dir} is whole ({listed}); going on from one would train another model in silence; "
-            "restore its files, or start again with --resume never"
-        )
-    return None
+    loss = {folder: read_manifest(folder).get("loss") for folder in sealed(run_dir)}
+    return min((folder for folder in loss if loss[folder]), key=lambda folder: loss[folder]["mean"], default=None)
 
 
-def _check_same(folder: Path, recipe: Recipe, data_key: str | None, started_from: str | None) -> None:
-    manifest = read_manifest(folder)
-    before, now = manifest["recipe"], json.loads(json.dumps(recipe.flat()))
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    if changed:
-        listed = "; ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
-        raise UserError(
-            f"{folder} was made by another recipe ({listed}); one run would be trained by two recipes; undo the "
-            "change, train into another --run-dir, or start again with --resume never"
-        )
-    if data_key is not None and manifest["data"] != data_key:
-        raise UserError(
-            f"{folder} was trained on other rows than those prepared now (a source or the tokenizer changed); the "
-            "order of the rows would not continue; restore the data, or start again with --resume never"
-        )
-    if started_from is not None and manifest.get("started_from") != started_from:
-        raise UserError(
-            f"{folder} comes from other starting weights than those in {recipe.values['model_name_or_path']} now; "
-            "going on would give the old model; restore them, train into another --run-dir, or start again with "
-            "--resume never"
-        )
-
-
-def clear(run_dir: Path, chosen: Path | None, resume: str) -> None:
-    """Make room before training: with "never", old checkpoints move to checkpoints.before-N; else the folders newer
-    than `chosen` that are not whole are deleted, since the run will write to the same names.
+def rotate(run_dir: Path, keep: int | None, keep_best: bool) -> None:
+    """Delete all but the newest `keep` sealed checkpoints and, with keep_best, the best. Called after `publish`, never
+    before: the Trainer's own save_total_limit deletes the last good checkpoint before the next is known to be whole.
     """
-    checkpoints = run_dir / "checkpoints"
-    if resume == "never":
-        if any(in_order(run_dir)):
-            number = next(n for n in range(1, 10_000) if not (run_dir / f"checkpoints.before-{n}").exists())
-            checkpoints.rename(run_dir / f"checkpoints.before-{number}")
-            print(f"earlier checkpoints moved to {run_dir / f'checkpoints.before-{number}'}", flush=True)
+    kept = best(run_dir) if keep_best else None
+    for folder in sealed(run_dir)[keep:] if keep else []:
+        if folder != kept:
+            discard(run_dir, folder)
+    point_to_best(run_dir, kept)
+
+
+def discard(run_dir: Path, folder: Path) -> None:
+    """Delete a checkpoint. It loses its name first, so that a kill on the way leaves none that is half there."""
+    gone = staging(run_dir) / f"old-{folder.name}"
+    gone.parent.mkdir(exist_ok=True)
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
+def point_to_best(run_dir: Path, folder: Path | None) -> None:
+    """Let the link checkpoints/best lead to `folder`. For people: the code asks `best`."""
+    link, partial = run_dir / "checkpoints" / BEST, run_dir / "checkpoints" / f".{BEST}.tmp"
+    if folder is None:
+        link.unlink(missing_ok=True)
         return
-    for folder in in_order(run_dir):
-        if chosen is not None and folder.resolve() == chosen.resolve():
-            break
-        if problem(folder):
-            shutil.rmtree(folder)
+    try:
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(folder.name)
+        partial.replace(link)
+    except OSError as error:  # a file system without links
+        print(f"{link} could not be made ({error.strerror}); the best checkpoint is {folder}", flush=True)
 
 
-def rotate(run_dir: Path, keep: int | None) -> None:
-    """Delete all but the newest `keep` sealed checkpoints. Called after `seal`, never before: the Trainer's own
-    save_total_limit deletes the last good checkpoint before the next one is known to be whole.
-    """
-    sealed = [folder for folder in in_order(run_dir) if read_manifest(folder) is not None]
-    for folder in sealed[keep:] if keep else []:
-        shutil.rmtree(folder)
+def sweep(run_dir: Path) -> None:
+    """Delete what killed saves and deletions left in .partial, and say what it was."""
+    folder = staging(run_dir)
+    left = sorted(path for path in folder.iterdir()) if folder.is_dir() else []
+    if left:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        names = ", ".join(path.name for path in left)
+        print(f"deleted {len(left)} folders of {folder}, left by a stopped run: {names}, {size:,} bytes", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _digest(path: Path, sync: bool = False) -> str:
+def digest(path: Path, sync: bool = False) -> str:
+    """The sha256 of a file, in hex; with `sync`, it is on disk afterwards."""
     with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        found = hashlib.file_digest(content, "sha256").hexdigest()
         if sync:
             os.fsync(content.fileno())
-    return digest
+    return found

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.chat import encode, load_tokenizer, template_record
+from agenttuning.data.folders import swap
 from agenttuning.errors import UserError
+from agenttuning.training import checkpoints, disk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,6 +29,18 @@ def save_model(trainer: Trainer, tokenizer: PreTrainedTokenizerFast) -> Path:
     if trainer.args.should_save:
         shutil.rmtree(partial, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+    try:
+        _save(trainer, tokenizer, partial, folder)
+    except Exception as error:
+        if disk.is_full(error, trainer.recipe.run_dir):
+            shutil.rmtree(partial, ignore_errors=True)
+            raise disk.ran_out(trainer, "the final model", error) from error
+        raise
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerFast, partial: Path, folder: Path) -> None:
     if trainer.is_fsdp_enabled:
         # with a sharded state dict, Trainer.save_model writes nothing and says nothing
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -35,10 +49,11 @@ def save_model(trainer: Trainer, tokenizer: PreTrainedTokenizerFast) -> Path:
     if trainer.args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle with this machine's paths
         check_saved(partial, tokenizer)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    trainer.accelerator.wait_for_everyone()
-    return folder
+        for path in partial.rglob("*"):
+            checkpoints.sync(path)
+        # a kill between its two renames leaves no model under the name, and all of it in the last checkpoint
+        swap(partial, folder, "config.json", "adapter_config.json", what="a model")
+        checkpoints.sync(folder.parent)
 
 
 def check_saved(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:

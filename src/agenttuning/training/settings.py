@@ -43,7 +43,8 @@ def trainer_settings(recipe: Recipe, rehearsal: bool = False) -> SFTConfig:
     # what is no number must be seen; this filter would put the average of other steps in its place
     values.setdefault("logging_nan_inf_filter", False)
     values.setdefault("ddp_find_unused_parameters", False)  # full fine-tuning uses them all; the search takes time
-    values["save_total_limit"] = None  # checkpoints.rotate deletes, and only once the next one is sealed
+    # checkpoints.rotate deletes, and only once the next one is sealed; it keeps the best by the training loss
+    values["save_total_limit"] = values["metric_for_best_model"] = None
     processes, config = detect().world_size or 1, validate(recipe.accelerate_config)
     settings = SFTConfig(
         **values,
@@ -87,7 +88,35 @@ def check_keys(recipe: Recipe, known: set[str]) -> None:
             f"{recipe.path}: dtype: {get('dtype')}; without float32 master weights most updates at these rates round "
             "to nothing while the loss looks the same; use float32, with bf16: true for speed"
         )
+    check_saving(recipe)
     if get("optim") == "muon":
         from agenttuning.training.optim import parse_arguments
 
         parse_arguments(get("optim_args"))
+
+
+def check_saving(recipe: Recipe) -> None:
+    """Raise UserError for keys about saving that would do nothing here: there is no held-out set to evaluate on, and
+    signals and checkpoints are handled by signals.py and sealing.py.
+    """
+    get = recipe.values.get
+    unused = {
+        "eval_strategy": get("eval_strategy") not in (None, "no"),
+        "load_best_model_at_end": get("load_best_model_at_end"),
+        "metric_for_best_model": get("metric_for_best_model") not in (None, "loss"),
+        "greater_is_better": get("greater_is_better"),
+        "save_strategy": get("save_strategy") == "best",
+    }
+    named = next((key for key, wrong in unused.items() if wrong), None)
+    if named:
+        raise UserError(
+            f"{recipe.path}: `{named}: {get(named)}` needs a held-out set, which a mixture does not have; write "
+            "`metric_for_best_model: loss` to keep the checkpoint of the lowest training loss as checkpoints/best"
+        )
+    if get("enable_jit_checkpoint"):
+        raise UserError(f"{recipe.path}: `enable_jit_checkpoint`: SIGTERM saves here without it; remove the key")
+    if get("save_on_each_node"):
+        raise UserError(
+            f"{recipe.path}: `save_on_each_node` would leave each machine with a part of a checkpoint; put --run-dir "
+            "on a file system that all machines share, and remove the key"
+        )

@@ -1,5 +1,6 @@
-"""TRL's SFTTrainer with additions: it counts what it trains on, seals its checkpoints, knows `optim: muon`, lays packed
-rows one below the other for an attention with a mask, and on a CPU computes the loss without per-token statistics.
+"""TRL's SFTTrainer with additions: it counts what it trains on, seals its checkpoints, stops on signals, knows
+`optim: muon`, lays packed rows one below the other for an attention with a mask, and on a CPU computes the loss without
+per-token statistics.
 
 Rows come ready: input_ids, labels and `origin`, a list as long as them that holds the number of the row's source at
 each supervised token and -1 elsewhere. Packing packs it along, so that tokens can be counted by source.
@@ -16,22 +17,37 @@ from trl import SFTTrainer
 from agenttuning.chat import save_tokenizer
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
-from agenttuning.training import checkpoints, optim
+from agenttuning.training import optim, order, resume, sealing
 from agenttuning.training.collate import Collator
 from agenttuning.training.meter import Meter
+from agenttuning.training.signals import StopOnSignal
 
 
 class Trainer(SFTTrainer):
-    """See the module's docstring. `seal`: data_key and versions for the manifests of checkpoints.seal."""
+    """See the module's docstring. `seal`: what checkpoints.seal takes as `about`, without the loss; start: the
+    checkpoint to go on from.
+    """
 
-    def __init__(self, *, recipe: Recipe, sources: Sequence[str], seal: dict[str, Any], **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        sources: Sequence[str],
+        seal: dict[str, Any],
+        start: resume.Start | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
-        self.recipe, self.seal, self.meter = recipe, seal, Meter(sources)
+        self.recipe, self.seal, self.start, self.meter = recipe, seal, start, Meter(sources)
+        self.staging = None  # the folder that checkpoints are written into, while one is
+        self.keep_best = recipe.values.get("metric_for_best_model") is not None
+        self.stop = StopOnSignal(self.accelerator)
         # TRL takes no other collator while packing, so its own is wrapped rather than replaced
         masked = self.model.config._attn_implementation in ("sdpa", "eager")
         self.data_collator = Collator(self.data_collator, len(sources), apart=self.padding_free and masked)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
-        self.add_callback(self.meter)
+        for callback in (self.meter, sealing.Continue(self), self.stop):
+            self.add_callback(callback)
         self.cheap_loss = self.args.device.type == "cpu" and not self.aux_loss_enabled and self.args.loss_type == "nll"
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -94,14 +110,47 @@ class Trainer(SFTTrainer):
             # the Trainer saves the tokenizer under a class that only transformers 5 knows
             save_tokenizer(self.processing_class, output_dir or self.args.output_dir)
 
+    def train(self, *arguments: Any, **named: Any):
+        """Raises Stopped when a signal ended it early, after a save."""
+        with self.stop:
+            output = super().train(*arguments, **named)
+        sealing.leave_if_stopped(self)
+        return output
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            # resumed after the last step, with the model still to be written: the loop would take one more
+            self.control.should_training_stop = True
+            return
+        order.set_epoch(arguments["train_dataloader"], arguments["epoch"])
+        super()._run_epoch(**arguments)
+
+    def _get_train_sampler(self, train_dataset=None):
+        return order.repeatable(super()._get_train_sampler(train_dataset), self.args)
+
+    def _get_output_dir(self, trial) -> str:
+        return str(self.staging) if self.staging else super()._get_output_dir(trial)
+
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # every process writes its own random state
-        if self.args.should_save:
-            run_dir, step = self.recipe.run_dir, self.state.global_step
-            folder = run_dir / "checkpoints" / f"checkpoint-{step}"
-            checkpoints.seal(folder, step, self.recipe, processes=self.args.world_size, **self.seal)
-            checkpoints.rotate(run_dir, self.recipe.values.get("save_total_limit"))
+        sealing.save(self, lambda: super(Trainer, self)._save_checkpoint(model, trial))
+
+    def _load_optimizer_and_scheduler(self, checkpoint) -> None:
+        if checkpoint is None or resume.OPTIMIZER not in self._lost:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            resume.place_schedule(self.lr_scheduler, self.start.step)
+
+    def _load_rng_state(self, checkpoint) -> None:
+        if resume.RANDOM not in self._lost:
+            super()._load_rng_state(checkpoint)
+
+    def _load_scaler(self, checkpoint) -> None:
+        if resume.SCALE not in self._lost:
+            super()._load_scaler(checkpoint)
+
+    @property
+    def _lost(self) -> tuple[str, ...]:
+        return self.start.lost if self.start else ()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL writes a card beside every checkpoint; ours is written once, from the record of the run."""
