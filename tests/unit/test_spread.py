@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from agenttuning import launch, preflight, recipe
+from agenttuning import cli, launch, plan, preflight, recipe
 from agenttuning.errors import UserError
-from agenttuning.recipe.accelerate_config import validate
+from agenttuning.recipe.accelerate_config import checkpoints_activations, validate
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.training import spread
 
@@ -105,7 +108,7 @@ class Engine:
     def __init__(self, numel, optimizer="none", stage=3):
         self.module, self.stage = torch.nn.Linear(3, 3, bias=False), stage
         self.module.weight.ds_numel, self.module.weight.ds_tensor = 9, torch.zeros(numel)
-        self.offload = SimpleNamespace(device=f"OffloadDeviceEnum.{optimizer}") if optimizer != "none" else None
+        self.offload = SimpleNamespace(device=f"OffloadDeviceEnum.{optimizer}")
         self.optimizer = SimpleNamespace(optimizer=torch.optim.AdamW(self.module.parameters()))
 
     def zero_optimization_stage(self):
@@ -169,3 +172,19 @@ def test_a_rehearsal_needs_no_gpu(monkeypatch):
     preflight.check(load(), {}, on_cpu=True)
     with pytest.raises(UserError, match="GPU: none"):
         preflight.check(load(), {})
+
+
+def test_the_rehearsal_in_the_readme_is_one(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    page = (REPOSITORY / "accelerate_configs/README.md").read_text().replace("\\\n", " ")
+    words = shlex.split(re.search(r"^    python -m agenttuning train (.*)$", page, re.M)[1])
+    asked = cli.parse("train", words)
+    one = recipe.load(asked.recipe, asked.overrides, asked.run_dir)
+    assert plan.accumulation(one, asked.cpu_processes) == 1
+    checkpoints_activations(one, validate(one.accelerate_config))
+    assert launch.command(one, {}, asked.resume, cpu_processes=asked.cpu_processes)[6] == "2"
+
+
+def test_what_is_installed_beside_this_python_is_found_by_the_processes():
+    first = "import os, sys; assert os.environ['PATH'].split(os.pathsep)[0] == os.path.dirname(sys.executable)"
+    launch.run([sys.executable, "-c", first])

@@ -64,7 +64,7 @@ def trainer_settings(recipe: Recipe, rehearsal: bool = False) -> SFTConfig:
     if rehearsal:
         from agenttuning.training.spread import pose
 
-        pose(config)
+        pose(settings, config)
     return settings
 
 

@@ -19,13 +19,14 @@ from agenttuning.recipe.accelerate_config import validate
 
 if TYPE_CHECKING:
     from torch.nn import Module
+    from trl import SFTConfig
 
     from agenttuning.training.trainer import Trainer
 
 
-def pose(config: dict[str, Any]) -> None:
-    """Make accelerate treat the CPU processes of this launch as it treats GPUs. Called once its state exists, which
-    then says MULTI_CPU over gloo, and before a model is loaded: for MULTI_CPU it ignores FSDP.
+def pose(settings: SFTConfig, config: dict[str, Any]) -> None:
+    """Make accelerate treat the CPU processes of this launch as it treats GPUs. Called once `settings` exist, by which
+    its state says MULTI_CPU over gloo, and before a model is loaded: for MULTI_CPU it ignores FSDP.
     """
     if config["distributed_type"] == "NO":
         return
@@ -36,8 +37,10 @@ def pose(config: dict[str, Any]) -> None:
     if config["distributed_type"] == "DEEPSPEED":
         from deepspeed import ops
 
-        # a shared-memory all-reduce for inference, compiled for two minutes at the first start; training uses gloo
+        # What DeepSpeed would compile for minutes at the first start: a shared-memory all-reduce for inference, which
+        # training over gloo never calls, and its own AdamW for offloaded state, in whose place PyTorch's steps here.
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        settings.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
 
 
 class Watch(TrainerCallback):
@@ -158,9 +161,9 @@ def _zero(engine: Any, block: dict[str, Any], world: int, name: str) -> str:
     stage = engine.zero_optimization_stage() if hasattr(engine, "zero_optimization_stage") else None
     if stage != block["zero_stage"]:
         raise UserError(f"{name} says zero_stage: {block['zero_stage']} and stage {stage} runs; memory would not do")
-    devices = {"optimizer": engine.zero_offload_optimizer(), "param": engine.zero_offload_param()}
-    for part, found in devices.items():
-        here = str(getattr(found, "device", None) or "none").rsplit(".")[-1]
+    places = {"optimizer": engine.zero_offload_optimizer(), "param": engine.zero_offload_param()}
+    places = {part: str(getattr(place, "device", None) or "none").rsplit(".")[-1] for part, place in places.items()}
+    for part, here in places.items():
         if here != block.get(f"offload_{part}_device", "none"):
             raise UserError(f"{name} says offload_{part}_device: {block[f'offload_{part}_device']} and it is {here}")
     held = [getattr(weight, "ds_tensor", None) for weight in engine.module.parameters()]
@@ -171,9 +174,10 @@ def _zero(engine: Any, block: dict[str, Any], world: int, name: str) -> str:
     whole = [key for (key, weight), part in parts if part is None or part.numel() != -(-weight.ds_numel // world)]
     if whole:
         raise UserError(f"{name} shards over {world} processes and {whole[0]} ({len(whole)} in all) is held whole")
-    mine, where = sum(part.numel() for part in held), {part.device.type for part in held}
-    kept = f"optimizer {type(engine.optimizer.optimizer).__name__}, parameters in {'/'.join(sorted(where))} memory"
-    return f"DeepSpeed ZeRO-3: {mine:,} of {total:,} parameters on process 0 (with padding), {kept}"
+    mine = sum(part.numel() for part in held)
+    kept = [f"{part} in {here}" for part, here in places.items() if here != "none"]
+    offloaded = f", {' and '.join(kept)} memory" if kept else ""
+    return f"DeepSpeed ZeRO-3: {mine:,} of {total:,} parameters on process 0 (with padding){offloaded}"
 
 
 def _count(model: Module) -> int:

@@ -4,6 +4,7 @@ gradient norms, tokens and the saved model are the same, and so they are after S
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import pytest
 
 from agenttuning.train import train
-from helpers.spread_run import ROOT, finish, free_port, kill_at, missing, real_world, record, same_training, start
+from helpers.spread_run import ROOT, finish, free_port, kill_at, real_world, record, same_training, start
 from helpers.tiny_run import tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -25,8 +26,8 @@ FOUND = {
     "ddp": "DDP: all 50,656 parameters on each process; 2 x cpu, gloo, mixed precision no",
     "fsdp2": SHARDED,
     "fsdp2_multinode": SHARDED,
-    "zero3": rf"DeepSpeed ZeRO-3: {HALF} \(with padding\), optimizer AdamW",
-    "zero3_offload": rf"DeepSpeed ZeRO-3: {HALF} \(with padding\), optimizer DeepSpeedCPUAdam",
+    "zero3": rf"DeepSpeed ZeRO-3: {HALF} \(with padding\); 2 x cpu",
+    "zero3_offload": rf"DeepSpeed ZeRO-3: {HALF} \(with padding\), optimizer in cpu and param in cpu memory; 2 x cpu",
 }
 
 
@@ -52,8 +53,8 @@ def environment_as_it_was():
 
 
 def need(config):
-    if reason := missing(config):
-        pytest.skip(reason)
+    if config.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed; it is in the extra dev")
 
 
 def spread(shown):
@@ -74,7 +75,6 @@ def test_one_process(world, one, tmp_path, capfd, environment_as_it_was, config)
 
 
 @pytest.mark.parametrize(("config", "batch"), [("ddp", TWO), ("zero3_offload", ACCUMULATED)])
-@pytest.mark.timeout(900)
 def test_two_processes(world, one, tmp_path, config, batch):
     need(config)
     shown = finish(start(world, tmp_path / "run", config, batch))
