@@ -1,8 +1,8 @@
-"""Bytes that autograd keeps between forward and backward, layer by layer, as transformers 5.23 and PEFT 0.21 leave them.
+"""Bytes that autograd keeps between forward and backward, layer by layer, under transformers 5.23 and PEFT 0.21.
 
-Counted tensor by tensor from torch.autograd.graph.saved_tensors_hooks on small models, where these formulas are exact to
-the byte (tests/unit/test_plan_memory.py holds them to it). What a GPU does otherwise: an attention kernel has its own
-few vectors, and a dropout mask has 1 byte an element there (4 on a CPU).
+Counted tensor by tensor with torch.autograd.graph.saved_tensors_hooks on small models, where these formulas are exact
+to the byte (tests/unit/test_plan_memory.py holds them to it). What a GPU does otherwise: an attention kernel has its
+own few vectors, and a dropout mask has 1 byte an element there (4 on a CPU).
 
 Three streams: `mixed` is autocast on float32 weights (one GPU, DDP), where the residual stays float32; `bf16` is what
 FSDP's mixed precision, DeepSpeed and bfloat16 weights give; `fp32` is no mixed precision.

@@ -10,9 +10,10 @@ from typing import Any
 from agenttuning import model_size
 from agenttuning.errors import UserError
 from agenttuning.machine import GIB, Machine, detect
-from agenttuning.plan.fit import Cell, Nearest, cell, figures, method_name, nearest, table
+from agenttuning.plan.fit import Cell, cell, figures, method_name, table
 from agenttuning.plan.measured import measured
 from agenttuning.plan.method import Method, method_of, trained_parameters
+from agenttuning.plan.nearest import Nearest, nearest
 from agenttuning.plan.target import Target, accumulation, target
 from agenttuning.preflight import snapshot, template_problem
 from agenttuning.recipe import Recipe
@@ -100,7 +101,7 @@ def make(recipe: Recipe, data_paths: dict[str, Path] | None = None, machine: Mac
         run_dir=str(recipe.run_dir),
         target=where,
         accumulation=micro,
-        model=f"{name} (local folder)" if local else f"{name} @ {revision or 'main'}",
+        model=f"{name} (local folder)" if local else f"{name} @ {revision or 'main (not pinned)'}",
         method=method_name(recipe),
         checkpointing=checkpointing,
         tokens=tokens,

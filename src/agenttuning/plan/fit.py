@@ -1,7 +1,5 @@
-"""Which accelerate configs fit a recipe on a machine, whole or adapted, and the nearest ones that do."""
+"""Which accelerate configs fit a recipe on a machine, whole or adapted."""
 
-import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -14,7 +12,7 @@ from agenttuning.plan.memory import Memory, case, estimate
 from agenttuning.plan.method import PEFT_KEYS
 from agenttuning.plan.target import USABLE_MEMORY, Target, accumulation, processes
 from agenttuning.recipe import Recipe, load
-from agenttuning.recipe.accelerate_config import checkpoints_activations, validate
+from agenttuning.recipe.accelerate_config import validate
 
 METHODS = ("full", "lora", "qlora")
 # What makes an adapted run of a recipe that has no sft-lora.yaml or sft-qlora.yaml beside it
@@ -25,8 +23,6 @@ ADAPTED = {
         "bnb_4bit_quant_storage=bfloat16",
     ),
 }  # fmt: skip
-PER_MACHINE = 8  # GPUs of the machines that one rents
-MOST_GPUS = 64
 
 
 @dataclass(frozen=True)
@@ -43,17 +39,6 @@ class Cell:
     host_gib: float
     fits: bool | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """A way that fits. command: prints its plan, and with `train` for `plan` trains it."""
-
-    which: str
-    changes: list[str]
-    command: str
-    total_gib: float
-    host_gib: float
 
 
 def method_name(recipe: Recipe) -> str:
@@ -128,105 +113,3 @@ def table(recipe: Recipe, model: Architecture, where: Target) -> list[Cell]:
         cell(one, model, name, config, where, processes(config, where))
         for (name, config), (one, _) in product(configs(recipe).items(), variants(recipe).values())
     ]
-
-
-def nearest(recipe: Recipe, model: Architecture, where: Target) -> list[Nearest]:
-    """The nearest ways that fit, none where nothing does: with the same method, whatever GPUs it takes; and on these
-    GPUs, whatever method. Fewest changes first; in this order where they are as many: another config, more GPUs, a
-    smaller per-device batch, activation checkpointing, LoRA, QLoRA.
-    """
-    ways = list(_ways(recipe, model, where))
-    same = [way for way in ways if way[0][0] == 0]
-    here = [way for way in ways if way[2].processes <= where.gpus]
-    found: list[Nearest] = []
-    for which, of in (("with the same method", same), ("on these GPUs", here)):
-        for _, changes, at, command in sorted(of, key=lambda way: way[0]):
-            if _checked(command, model, where):
-                typed = f"agenttuning plan {shlex.join(command)}"
-                found.append(Nearest(which, changes, typed, at.total_gib, at.host_gib))
-                break
-    return found[:1] if len({one.command for one in found}) == 1 else found
-
-
-def _checked(words: list[str], model: Architecture, where: Target) -> bool:
-    """Whether the command's recipe loads, and fits as it was loaded."""
-    try:
-        one = load(words[0], words[1:])
-        config = validate(one.accelerate_config)
-        checkpoints_activations(one, config)
-    except UserError:
-        return False
-    count = 1 if config["distributed_type"] == "NO" else one.launch.gpus or where.gpus
-    return bool(cell(one, model, one.launch.accelerate_config, config, where, count).fits)
-
-
-def _ways(recipe: Recipe, model: Architecture, where: Target) -> Iterator[tuple[tuple, list[str], Cell, list[str]]]:
-    """(sort key, changes, cell, command words) of each way to run the recipe that fits."""
-    own, every, known = method_name(recipe), variants(recipe), configs(recipe)
-    allowed = [method for method in METHODS[METHODS.index(own) :] if method in every]
-    for method, (name, config) in product(allowed, known.items()):
-        one, words = every[method]
-        for gpus, batch, again in product(_counts(config, where), _halves(one), (False, True)):
-            settings = _settings(one, name, config, gpus, batch, again)
-            if settings is None:
-                continue
-            changed = {key: value for key, value in settings.items() if _now(one, key) != value}
-            tried = replace(
-                one,
-                values={**one.values, **{key: settings[key] for key in VALUES if key in settings}},
-                launch=replace(one.launch, accelerate_config=name, gpus=gpus),
-            )
-            at = cell(tried, model, name, config, where, gpus)
-            if not at.fits:
-                continue
-            steps = [
-                name != recipe.launch.accelerate_config,
-                gpus > where.gpus or (gpus < where.gpus and config["distributed_type"] != "NO"),
-                batch != recipe.values["per_device_train_batch_size"],
-                again,
-            ]
-            rank = (METHODS.index(method) - METHODS.index(own), sum(steps), at.host_gib > 0, gpus, *map(int, steps))
-            kept = [word for word in words if word.partition("=")[0] not in changed]
-            command = [*kept, *(f"{key}={_yaml(value)}" for key, value in changed.items())]
-            yield rank, _said(method, own, changed), at, command
-
-
-VALUES = ("per_device_train_batch_size", "activation_checkpointing")
-
-
-def _settings(one: Recipe, name: str, config: dict, gpus: int, batch: int, again: bool) -> dict[str, Any] | None:
-    """What the command line has to say for this way; None where it asks for nothing new."""
-    by_fsdp = bool(config.get("fsdp_config", {}).get("fsdp_activation_checkpointing"))
-    by_model = bool(one.values.get("activation_checkpointing", True))
-    if again and (by_fsdp or by_model):
-        return None
-    settings = {"launch.accelerate_config": name, "launch.gpus": gpus, "per_device_train_batch_size": batch}
-    return settings | {"activation_checkpointing": (by_model or again) and not by_fsdp}
-
-
-def _now(one: Recipe, key: str) -> Any:
-    return one.flat().get(key, True if key == "activation_checkpointing" else None)
-
-
-def _counts(config: dict, where: Target) -> list[int]:
-    """Numbers of GPUs to try: those there are, then more, whole machines of them where there are several."""
-    if config["distributed_type"] == "NO":
-        return [1]
-    here = processes(config, where)
-    most = MOST_GPUS if config["num_machines"] > 1 else max(PER_MACHINE, here)
-    more = [2**power for power in range(7) if here < 2**power <= most]
-    return [here, *more]
-
-
-def _halves(one: Recipe) -> list[int]:
-    size = one.values["per_device_train_batch_size"]
-    return [size, *(size // 2**power for power in range(1, size.bit_length()) if size % 2**power == 0)]
-
-
-def _said(method: str, own: str, changed: dict[str, Any]) -> list[str]:
-    adapted = [{"lora": "LoRA", "qlora": "QLoRA"}[method]] if method != own else []
-    return adapted + [f"{key.split('.')[-1]} {_yaml(value)}" for key, value in changed.items()]
-
-
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -161,11 +161,9 @@ def _gathered(one: Case, trained: int) -> float:
     size = 4 if one.stream == "fp32" else 2
     layer, head = layer_parameters(one.model), head_parameters(one.model)
     if one.method.kind == "qlora":
-        layer = (layer * one.method.linear_bytes / size) + 2 * max(w * h for w, h, _ in linears(one.model).values()) / size
+        layer = (layer * one.method.linear_bytes + _copies(one)) / size
     if one.config["distributed_type"] == "DEEPSPEED":
         return 2.0 * (min(parameters(one.model), max(ZERO3_LIVE, layer)) + min(trained, ZERO3_BUCKET))
     in_flight = max(layer, head) if one.method.kind == "full" else 0
     unsent = 0 if one.synced else trained
     return size * (2.0 * layer + head + in_flight + unsent)
-
-

@@ -21,9 +21,9 @@ PEFT_KEYS = (
 
 @dataclass(frozen=True)
 class Method:
-    """kind: full, lora or qlora. weight_bytes: of one parameter as it is kept; linear_bytes: of one inside the decoder's
-    linear layers, where quantised ones are smaller. targets: names of the adapted linear layers; whole: parts that are
-    trained whole beside the adapter (lora_modules_to_save).
+    """kind: full, lora or qlora. weight_bytes: of one parameter as it is kept; linear_bytes: of one in the decoder's
+    linear layers, which are smaller where they are quantised. targets: names of the adapted linear layers; whole: parts
+    that are trained whole beside the adapter (lora_modules_to_save).
     """
 
     kind: str
@@ -111,5 +111,3 @@ EIGHT_BIT = {
     "adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "adamw_torch_8bit": 2, "ademamix_8bit": 3,
     "paged_ademamix_8bit": 3, "lion_8bit": 1, "paged_lion_8bit": 1, "rmsprop_bnb_8bit": 1,
 }  # fmt: skip
-
-

@@ -47,9 +47,10 @@ def _training_rows(plan: Plan) -> list[tuple[str, str]]:
     trains = what[plan.method]
     if plan.method != "full" and plan.trained:
         trains += f", {plan.trained:,} parameters, rank {get('lora_r', 16)}"
+    compute = "bf16" if get("bf16", True) else "fp16" if get("fp16") else "float32"
     return [
         ("model", f"{plan.model}; {size}"),
-        ("trains", f"{trains}; weights {get('dtype') or 'float32'}, {'bf16' if get('bf16', True) else 'float32'} compute"),
+        ("trains", f"{trains}; weights {get('dtype') or 'float32'}, compute {compute}"),
         ("optimizer", f"{kind}, peak rate {get('learning_rate'):g}, {schedule}, warm-up {get('warmup_steps', 0):g}"),
         ("loss", f"{get('loss')}; chat format {get('mixture.chat_format')}; too long: {get('mixture.overlong')}"),
     ]
@@ -88,7 +89,8 @@ def _cost_rows(plan: Plan) -> list[tuple[str, str]]:
         counted = "active parameters" if plan.active != plan.parameters else "parameters"
         formula = f"6 x ({counted} - input embedding)"
         formula = formula if plan.method == "full" else f"4 x ({counted} - input embedding) + 6 x adapter"
-        rows.append(("compute", f"{plan.flops / 1e18:.3g} EFLOP ({formula} + causal attention, nothing recomputed counted)"))
+        formula += " + causal attention, nothing recomputed counted"
+        rows.append(("compute", f"{plan.flops / 1e18:.3g} EFLOP ({formula})"))
     if plan.gpu_hours:
         assumed = f"{get('launch.mfu'):.0%} of {get('launch.gpu_peak_tflops'):g} TFLOP/s"
         hours = f"{plan.gpu_hours:.1f} GPU-hours at {assumed}, {plan.wall_hours:.1f} hours on {plan.target.gpus}"
