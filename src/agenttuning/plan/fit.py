@@ -9,20 +9,15 @@ from agenttuning.errors import UserError
 from agenttuning.machine import GIB
 from agenttuning.model_size import Architecture
 from agenttuning.plan.memory import Memory, case, estimate
-from agenttuning.plan.method import PEFT_KEYS
+from agenttuning.plan.method import ATTENTION, PEFT_KEYS
 from agenttuning.plan.target import USABLE_MEMORY, Target, accumulation, processes
 from agenttuning.recipe import Recipe, load
 from agenttuning.recipe.accelerate_config import validate
 
 METHODS = ("full", "lora", "qlora")
-# What makes an adapted run of a recipe that has no sft-lora.yaml or sft-qlora.yaml beside it
-ADAPTED = {
-    "lora": ("use_peft=true", "lora_target_modules=[all-linear]", "dtype=bfloat16"),
-    "qlora": (
-        "use_peft=true", "lora_target_modules=[all-linear]", "dtype=bfloat16", "load_in_4bit=true",
-        "bnb_4bit_quant_storage=bfloat16",
-    ),
-}  # fmt: skip
+# What makes an adapted run of a recipe that has no sft-lora.yaml or sft-qlora.yaml beside it, besides its layers
+ADAPTED = ("use_peft=true", "dtype=bfloat16")
+QUANTISED = ("load_in_4bit=true", "bnb_4bit_quant_storage=bfloat16")
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ def method_name(recipe: Recipe) -> str:
     return "qlora" if get("load_in_4bit") or get("load_in_8bit") else "lora"
 
 
-def variants(recipe: Recipe) -> dict[str, tuple[Recipe, list[str]]]:
+def variants(recipe: Recipe, model: Architecture) -> dict[str, tuple[Recipe, list[str]]]:
     """{method: the recipe trained so, the words of the command line that give it}: itself, the sibling file sft.yaml,
     sft-lora.yaml or sft-qlora.yaml where there is one, else itself with the keys that make the difference.
     """
@@ -66,7 +61,8 @@ def variants(recipe: Recipe) -> dict[str, tuple[Recipe, list[str]]]:
                 values = {key: value for key, value in recipe.values.items() if key not in (*PEFT_KEYS, "dtype")}
                 found[method] = (replace(recipe, values=values), [])
             else:
-                more = [*words, *ADAPTED[method]]
+                layers = ",".join(ATTENTION) if model.experts else "all-linear"
+                more = [*words, *ADAPTED, f"lora_target_modules=[{layers}]", *(QUANTISED if method == "qlora" else ())]
                 found[method] = (load(recipe.path, more), [str(recipe.path), *more])
         except UserError:  # an override that the other file does not take: there is no such variant of this run
             continue
@@ -111,5 +107,5 @@ def table(recipe: Recipe, model: Architecture, where: Target) -> list[Cell]:
     """Every accelerate config x every method, for this machine."""
     return [
         cell(one, model, name, config, where, processes(config, where))
-        for (name, config), (one, _) in product(configs(recipe).items(), variants(recipe).values())
+        for (name, config), (one, _) in product(configs(recipe).items(), variants(recipe, model).values())
     ]

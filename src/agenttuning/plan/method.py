@@ -11,6 +11,7 @@ BYTES_4BIT = 0.5 + 4 / 64
 BYTES_4BIT_NESTED = 0.5 + 1 / 64 + 4 / (64 * 256)
 BYTES_8BIT = 1.0  # and one float32 a row, which is nothing beside it
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 # Keys of trl.ModelConfig that only an adapter has; without them a recipe is a full fine-tune.
 PEFT_KEYS = (
     "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters",
@@ -57,6 +58,9 @@ def method_of(values: Mapping[str, Any], model: Architecture) -> Method | str:
     strange = [name for name in named if name not in known and name != "all-linear"]
     if strange:
         return f"not estimated for lora_target_modules {', '.join(strange)}"
+    if model.experts and ("all-linear" in named or any(name not in ATTENTION for name in targets)):
+        # PEFT 0.21 turns these into adapters of the stacked experts and works with their whole difference at once
+        return "not estimated for adapters of experts; name attention's layers"
     linear = kept
     if get("load_in_8bit"):
         linear = BYTES_8BIT

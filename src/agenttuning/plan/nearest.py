@@ -35,7 +35,7 @@ def nearest(recipe: Recipe, model: Architecture, where: Target) -> list[Nearest]
     """
     ways = list(_ways(recipe, model, where))
     same = [way for way in ways if way[0][0] == 0]
-    here = [way for way in ways if way[2].processes <= where.gpus]
+    here = [way for way in ways if way[2].processes <= where.present]
     found: list[Nearest] = []
     for which, of in (("with the same method", same), ("on these GPUs", here)):
         for _, changes, at, command in sorted(of, key=lambda way: way[0]):
@@ -54,13 +54,13 @@ def _checked(words: list[str], model: Architecture, where: Target) -> bool:
         checkpoints_activations(one, config)
     except UserError:
         return False
-    count = 1 if config["distributed_type"] == "NO" else one.launch.gpus or where.gpus
+    count = 1 if config["distributed_type"] == "NO" else one.launch.gpus or where.present
     return bool(cell(one, model, one.launch.accelerate_config, config, where, count).fits)
 
 
 def _ways(recipe: Recipe, model: Architecture, where: Target) -> Iterator[tuple[tuple, list[str], Cell, list[str]]]:
     """(sort key, changes, cell, command words) of each way to run the recipe that fits."""
-    own, every, known = method_name(recipe), variants(recipe), configs(recipe)
+    own, every, known = method_name(recipe), variants(recipe, model), configs(recipe)
     allowed = [method for method in METHODS[METHODS.index(own) :] if method in every]
     for method, (name, config) in product(allowed, known.items()):
         one, words = every[method]
@@ -79,7 +79,7 @@ def _ways(recipe: Recipe, model: Architecture, where: Target) -> Iterator[tuple[
                 continue
             steps = [
                 name != recipe.launch.accelerate_config,
-                gpus > where.gpus or (gpus < where.gpus and config["distributed_type"] != "NO"),
+                gpus > where.present or (gpus < where.present and config["distributed_type"] != "NO"),
                 batch != recipe.values["per_device_train_batch_size"],
                 again,
             ]
@@ -98,7 +98,8 @@ def _settings(one: Recipe, name: str, config: dict, gpus: int, batch: int, again
     by_model = bool(one.values.get("activation_checkpointing", True))
     if again and (by_fsdp or by_model):
         return None
-    settings = {"launch.accelerate_config": name, "launch.gpus": gpus, "per_device_train_batch_size": batch}
+    settings = {"launch.accelerate_config": name, "per_device_train_batch_size": batch}
+    settings |= {"launch.gpus": gpus} if config["distributed_type"] != "NO" else {}
     return settings | {"activation_checkpointing": (by_model or again) and not by_fsdp}
 
 

@@ -14,7 +14,7 @@ USABLE_MEMORY = 0.9
 @dataclass(frozen=True)
 class Target:
     """The machine a plan reckons with. `told_by` says who described it; memory in GiB per GPU (RAM for a CPU run);
-    ram_gib: RAM of one machine where it is this one.
+    present: GPUs that there are, of which a single process takes one; ram_gib: RAM of one machine where it is this one.
     """
 
     gpus: int
@@ -23,6 +23,7 @@ class Target:
     world_size: int
     told_by: str
     machines: int = 1
+    present: int = 0
     ram_gib: float | None = None
 
     @property
@@ -67,7 +68,9 @@ def target(recipe: Recipe, machine: Machine, single: bool = False, machines: int
         seen = f"this machine shows {len(machine.gpus) or 'no'} GPU{'s' if len(machine.gpus) != 1 else ''}"
         gpus = 1 if single else launch.gpus
         name, memory = launch.gpu_name or "GPU", launch.gpu_memory_gib
-        return Target(gpus, name, memory, machine.world_size or gpus, f"{origin}; {seen}", min(machines, gpus))
+        return Target(
+            gpus, name, memory, machine.world_size or gpus, f"{origin}; {seen}", min(machines, gpus), launch.gpus
+        )
     if not machine.gpus:
         raise UserError(
             "This machine shows no GPU and the recipe states none, so there is nothing to plan for. State one: "
@@ -76,12 +79,12 @@ def target(recipe: Recipe, machine: Machine, single: bool = False, machines: int
     used = machine.gpus[:1] if single else machine.gpus
     world, told_by = machine.world_size or len(used) * machines, "this machine"
     told_by += f", and {machines - 1} more like it" if machines > 1 else ""
-    memory = min(gpu.memory_gib for gpu in used)
-    return Target(world, used[0].name, memory, world, told_by, machines, machine.memory_gib or None)
+    memory, present = min(gpu.memory_gib for gpu in used), len(machine.gpus) * machines
+    return Target(world, used[0].name, memory, world, told_by, machines, present, machine.memory_gib or None)
 
 
 def processes(config: dict[str, Any], where: Target) -> int:
     """Processes that this accelerate config starts on machines like the target's, one a GPU."""
     if config["distributed_type"] == "NO":
         return 1
-    return max(1, where.gpus // where.machines) * config["num_machines"]
+    return max(1, where.present // where.machines) * config["num_machines"]
