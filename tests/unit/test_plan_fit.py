@@ -100,7 +100,7 @@ def test_the_nearest_is_the_fewest_changes():
     assert here.which == "on these GPUs" and "zero3_offload" in here.command and here.host_gib > 1000
     again = made("agentlm-7b", "launch.accelerate_config=single_gpu").nearest
     assert len(again) == 1 and again[0].changes == ["activation_checkpointing true"]
-    batch = made("agentlm-7b", "per_device_train_batch_size=8", "launch.gpu_memory_gib=40")
+    batch = made("agentlm-7b", "per_device_train_batch_size=8", "launch.gpu_memory_gib=30")
     assert batch.nearest[0].changes == ["per_device_train_batch_size 4"]
 
 
