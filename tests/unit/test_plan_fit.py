@@ -127,6 +127,18 @@ def test_a_cpu_run_is_held_against_ram(tmp_path):
     assert cells(one)["fsdp2", "full"].reason == "needs GPUs"
 
 
+def test_a_config_in_the_hubs_cache_wins_over_our_table(tmp_path, monkeypatch):
+    one = load("agentlm-7b")
+    folder = tmp_path / "models--meta-llama--Llama-2-7b-chat-hf/snapshots" / one.values["model_revision"]
+    folder.mkdir(parents=True)
+    shape = {"model_type": "llama", "vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2}
+    (folder / "config.json").write_text(json.dumps({**shape, "num_attention_heads": 4, "intermediate_size": 176}))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert plan.make(one, machine=CPU).parameters < 1e6
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    assert plan.make(one, machine=CPU).parameters == 6_738_415_616
+
+
 def test_other_optimizers():
     eight = made("agentlm-13b", "optim=adamw_8bit").memory_gib["optimizer"]
     assert eight < 0.3 * made("agentlm-13b").memory_gib["optimizer"]

@@ -110,7 +110,7 @@ def test_an_adapted_layer_keeps_less_and_more(family, targets, shape, dropout):
 def test_checkpointing_keeps_each_layers_input_and_one_layer():
     config = transformers.AutoConfig.for_model("llama", **SHAPE, num_hidden_layers=6)
     model = transformers.AutoModelForCausalLM.from_config(config).train()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     kept = saved(model, True)
     size = architecture("llama", 6)
     one = activations.of_layer(size, FULL32, TOKENS, "sdpa", "mixed", gpu=False)
@@ -295,3 +295,15 @@ def test_what_cannot_be_spread_so_says_why(file, overrides, config, words):
     one = load("7b", file, *overrides)
     config = validate(REPOSITORY / f"accelerate_configs/{config}.yaml")
     assert words in case(one, model_size.LLAMA_2["7b"], config, 8, 1, 8)
+
+
+def test_a_run_that_reduces_each_micro_batch_is_the_same_run(tmp_path):
+    from agenttuning.train import train
+    from helpers.tiny_run import losses, tiny_recipe, tiny_world
+
+    world = tiny_world(tmp_path)
+    spread = ("per_device_train_batch_size=1", "max_steps=3")
+    sync = "accelerator_config={gradient_accumulation_kwargs: {sync_each_batch: true}}"
+    for name, overrides in (("waits", spread), ("sends", (*spread, sync))):
+        train(tiny_recipe(world, tmp_path / name, *overrides))
+    assert losses(tmp_path / "waits") == losses(tmp_path / "sends")

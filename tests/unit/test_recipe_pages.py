@@ -5,11 +5,11 @@ import shlex
 import time
 
 import pytest
-from helpers.readme_table import NOWHERE, plan_table, score_table
 
 from agenttuning import plan, preflight, recipe
 from agenttuning.errors import UserError
 from agenttuning.recipe.schema import REPOSITORY
+from helpers.readme_table import NOWHERE, plan_table, score_table
 
 RECIPES = REPOSITORY / "recipes"
 MAIN = sorted(path.parent for path in RECIPES.rglob("sft.yaml") if path.parent.name != "agentlm-tiny")
