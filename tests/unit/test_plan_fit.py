@@ -72,6 +72,10 @@ NARROW = [
     ("modern/qwen3-8b", ("launch.gpus=2", "launch.gpu_memory_gib=24", "per_device_train_batch_size=8")),
     ("ablations/agent-only.yaml", ("launch.gpu_memory_gib=12",)),
     ("modern/qwen3-30b-a3b", ("launch.gpu_memory_gib=40",)),
+    (
+        "agentlm-7b",
+        ("activation_checkpointing=null", "gradient_checkpointing=false", "launch.accelerate_config=single_gpu"),
+    ),
 ]
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from agenttuning.errors import UserError
 from agenttuning.model_size import Architecture
 from agenttuning.plan.fit import METHODS, Cell, cell, configs, method_name, variants
 from agenttuning.plan.target import Target, processes
-from agenttuning.recipe import Recipe, load
-from agenttuning.recipe.accelerate_config import checkpoints_activations, validate
+from agenttuning.recipe import Recipe
+from agenttuning.recipe.accelerate_config import recomputes
 
 PER_MACHINE = 8  # GPUs of the machines that one rents
 MOST_GPUS = 64
@@ -36,26 +35,12 @@ def nearest(recipe: Recipe, model: Architecture, where: Target) -> list[Nearest]
     ways = list(_ways(recipe, model, where))
     same = [way for way in ways if way[0][0] == 0]
     here = [way for way in ways if way[2].processes <= where.present]
-    found: list[Nearest] = []
+    found = []
     for which, of in (("with the same method", same), ("on these GPUs", here)):
-        for _, changes, at, command in sorted(of, key=lambda way: way[0]):
-            if _checked(command, model, where):
-                typed = f"agenttuning plan {shlex.join(command)}"
-                found.append(Nearest(which, changes, typed, at.total_gib, at.host_gib))
-                break
+        for _, changes, at, command in sorted(of, key=lambda way: way[0])[:1]:
+            typed = f"agenttuning plan {shlex.join(command)}"
+            found.append(Nearest(which, changes, typed, at.total_gib, at.host_gib))
     return found[:1] if len({one.command for one in found}) == 1 else found
-
-
-def _checked(words: list[str], model: Architecture, where: Target) -> bool:
-    """Whether the command's recipe loads, and fits as it was loaded."""
-    try:
-        one = load(words[0], words[1:])
-        config = validate(one.accelerate_config)
-        checkpoints_activations(one, config)
-    except UserError:
-        return False
-    count = 1 if config["distributed_type"] == "NO" else one.launch.gpus or where.present
-    return bool(cell(one, model, one.launch.accelerate_config, config, where, count).fits)
 
 
 def _ways(recipe: Recipe, model: Architecture, where: Target) -> Iterator[tuple[tuple, list[str], Cell, list[str]]]:
@@ -95,7 +80,7 @@ VALUES = ("per_device_train_batch_size", "activation_checkpointing")
 def _settings(one: Recipe, name: str, config: dict, gpus: int, batch: int, again: bool) -> dict[str, Any] | None:
     """What the command line has to say for this way; None where it asks for nothing new."""
     by_fsdp = bool(config.get("fsdp_config", {}).get("fsdp_activation_checkpointing"))
-    by_model = bool(one.values.get("activation_checkpointing", True))
+    by_model = recomputes(one)
     if again and (by_fsdp or by_model):
         return None
     settings = {"launch.accelerate_config": name, "per_device_train_batch_size": batch}
@@ -104,7 +89,7 @@ def _settings(one: Recipe, name: str, config: dict, gpus: int, batch: int, again
 
 
 def _now(one: Recipe, key: str) -> Any:
-    return one.flat().get(key, True if key == "activation_checkpointing" else None)
+    return recomputes(one) if key == "activation_checkpointing" else one.flat().get(key)
 
 
 def _counts(config: dict, where: Target) -> list[int]:
