@@ -1,11 +1,13 @@
 """The tables that the recipes' READMEs carry, made from `plan` and published.yaml: a test holds the pages to them.
 
-`PYTHONPATH=src:tests python -m helpers.readme_table` prints them for pasting.
+`PYTHONPATH=src:tests python -m helpers.readme_table` writes the figures into the pages again, after a change of plan or
+recipes; look at what it changed.
 """
 
 from __future__ import annotations
 
-import sys
+import re
+import shlex
 from pathlib import Path
 
 from agenttuning import plan, recipe
@@ -91,6 +93,30 @@ def score_table(size: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+# a command with its figure in running text: `make train-NAME ARGS='...'` (12.3 GiB)
+SINGLE = re.compile(r"`make\s+train-(\S+)\s+ARGS='([^']*)'`\s+\(([\d.]+)\s+GiB\)")
+
+
+def single_plan(name: str, words: str) -> plan.Plan:
+    """The plan of `make train-NAME ARGS=WORDS`, for a NAME like 13b or 13b-lora."""
+    size, _, kind = name.partition("-")
+    path = REPOSITORY / f"recipes/agentlm-{size}/sft{'-' * bool(kind)}{kind}.yaml"
+    return plan.make(recipe.load(path, shlex.split(words)), machine=NOWHERE)
+
+
+def written_again(folder: Path) -> str:
+    """The folder's README with today's figures."""
+    page = (folder / "README.md").read_text()
+    page = re.sub(r"^\|  \| \[sft\.yaml\].*?\n(?=\n)", lambda _: plan_table(folder), page, flags=re.M | re.S)
+
+    def figure(found: re.Match) -> str:
+        gib = single_plan(found[1], found[2]).memory_gib["total"]
+        return found[0].replace(f"{found[3]}", f"{gib:.1f}")
+
+    return SINGLE.sub(figure, page)
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        print(plan_table((REPOSITORY / argument).resolve()))
+    for path in sorted((REPOSITORY / "recipes").rglob("sft.yaml")):
+        if path.parent.name != "agentlm-tiny":
+            (path.parent / "README.md").write_text(written_again(path.parent))

@@ -66,7 +66,7 @@ def test_a_recipe_without_siblings_is_adapted_by_keys():
 NARROW = [
     ("agentlm-70b", ("launch.gpus=8", "launch.accelerate_config=fsdp2")),
     ("agentlm-70b", ("launch.gpus=2", "launch.accelerate_config=fsdp2", "launch.gpu_memory_gib=80")),
-    ("agentlm-7b", ("launch.gpus=1", "launch.accelerate_config=single_gpu")),
+    ("agentlm-7b", ("launch.gpus=1", "launch.accelerate_config=single_gpu", "activation_checkpointing=false")),
     ("agentlm-7b", ("launch.gpus=1", "launch.accelerate_config=single_gpu", "launch.gpu_memory_gib=24")),
     ("agentlm-13b/sft-lora.yaml", ("launch.gpu_memory_gib=40",)),
     ("modern/qwen3-8b", ("launch.gpus=2", "launch.gpu_memory_gib=24", "per_device_train_batch_size=8")),
@@ -102,7 +102,7 @@ def test_the_nearest_is_the_fewest_changes():
     assert same.which == "with the same method" and "launch.gpus=16" in same.command
     assert "fsdp2_multinode" in same.command and "lora" not in same.command
     assert here.which == "on these GPUs" and "zero3_offload" in here.command and here.host_gib > 1000
-    again = made("agentlm-7b", "launch.accelerate_config=single_gpu").nearest
+    again = made("agentlm-7b", "launch.accelerate_config=single_gpu", "activation_checkpointing=false").nearest
     assert len(again) == 1 and again[0].changes == ["activation_checkpointing true"]
     batch = made("agentlm-7b", "per_device_train_batch_size=8", "launch.gpu_memory_gib=30")
     assert batch.nearest[0].changes == ["per_device_train_batch_size 4"]
@@ -190,6 +190,6 @@ def test_a_measured_peak_of_this_setting_stands_beside_the_estimate(repository):
     assert found["peak_gib"] == 117.25 and found["file"] == "h200.json"
     page = plan.page(load(*ALONE))
     assert "117.2 GiB at the peak on NVIDIA H200, attention varlen, 9,876 tokens/s (2026-11-25" in page
-    assert load("launch.accelerate_config=single_gpu").measured == [], "kept activations are another setting"
+    assert load(ALONE[0], "activation_checkpointing=false").measured == [], "kept activations are another setting"
     assert load(*ALONE, "launch.attention=sdpa").measured == []
     assert load().measured == [], "another accelerate config"

@@ -45,9 +45,19 @@ def saved(model, autocast):
     return sum(size for size, _ in kept.values())
 
 
-def built(family, layers, attention="sdpa", dtype=torch.float32, lora=None, **shape):
+def dropping(module, inputs, output):
+    """As training with hidden dropout does it: what attention and the MLP add is dropped from."""
+    first, *rest = output if isinstance(output, tuple) else (output,)
+    first = torch.nn.functional.dropout(first, 0.05, training=True)
+    return (first, *rest) if isinstance(output, tuple) else first
+
+
+def built(family, layers, attention="sdpa", dtype=torch.float32, lora=None, dropped=False, **shape):
     config = transformers.AutoConfig.for_model(family, **SHAPE, num_hidden_layers=layers, **shape)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype)
+    for layer in model.model.layers if dropped else ():
+        layer.self_attn.register_forward_hook(dropping)
+        layer.mlp.register_forward_hook(dropping)
     if lora:
         adapted = get_peft_model(model, lora)
         adapted.enable_input_require_grads()
@@ -105,6 +115,16 @@ def test_an_adapted_layer_keeps_less_and_more(family, targets, shape, dropout):
     assert told == pytest.approx(found, abs=4 * shape.get("num_experts", 0))
     on_gpu = activations.of_layer(architecture(family, **shape), method, TOKENS, "sdpa", "bf16")
     assert (on_gpu < told) == bool(dropout), "a dropout mask has one byte an element there"
+
+
+def test_hidden_dropout_keeps_two_masks():
+    told = activations.of_layer(architecture("llama"), FULL32, TOKENS, "sdpa", "bf16", gpu=False, dropped=True)
+    assert told == of_one_layer("llama", dtype=torch.bfloat16, dropped=True)
+    bare, masked = (
+        activations.of_layer(architecture("llama"), FULL32, TOKENS, "sdpa", "bf16", dropped=dropped)
+        for dropped in (False, True)
+    )
+    assert masked - bare == 2 * 64 * TOKENS
 
 
 def test_checkpointing_keeps_each_layers_input_and_one_layer():

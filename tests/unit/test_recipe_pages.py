@@ -1,7 +1,5 @@
 """The recipes as a family, and the figures that their READMEs tell: nothing on a page may drift from `plan`."""
 
-import re
-import shlex
 import time
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from agenttuning import plan, preflight, recipe
 from agenttuning.errors import UserError
 from agenttuning.recipe.schema import REPOSITORY
-from helpers.readme_table import NOWHERE, plan_table, score_table
+from helpers.readme_table import NOWHERE, SINGLE, plan_table, score_table, single_plan
 
 RECIPES = REPOSITORY / "recipes"
 MAIN = sorted(path.parent for path in RECIPES.rglob("sft.yaml") if path.parent.name != "agentlm-tiny")
@@ -86,7 +84,7 @@ def test_without_a_gpu_each_says_what_is_missing_at_once(path):
 @pytest.mark.parametrize("folder", MAIN, ids=short)
 def test_a_page_tells_the_plans_figures(folder):
     page = (folder / "README.md").read_text()
-    assert plan_table(folder) in page, f"PYTHONPATH=src:tests python -m helpers.readme_table {folder}"
+    assert plan_table(folder) in page, "PYTHONPATH=src:tests python -m helpers.readme_table writes it again"
     assert "not yet measured" in page and "nothing measured" in page
     if folder.name.startswith("agentlm"):
         assert score_table(folder.name.removeprefix("agentlm-")) in page
@@ -94,15 +92,10 @@ def test_a_page_tells_the_plans_figures(folder):
 
 
 def test_single_figures_in_the_pages_are_the_plans():
-    """`make train-NAME ARGS='...'` (12.3 GiB)"""
     told = 0
     for folder in MAIN:
-        for name, words, gib in re.findall(
-            r"`make train-(\S+) ARGS='([^']*)'` \(([\d.]+) GiB\)", (folder / "README.md").read_text().replace("\n", " ")
-        ):
-            size, _, kind = name.partition("-")
-            path = f"recipes/agentlm-{size}/sft{'-' * bool(kind)}{kind}.yaml"
-            made = plan.make(recipe.load(path, shlex.split(words)), machine=NOWHERE)
+        for name, words, gib in SINGLE.findall((folder / "README.md").read_text()):
+            made = single_plan(name, words)
             assert f"{made.memory_gib['total']:.1f}" == gib and made.fits is not False
             told += 1
     assert told >= 2

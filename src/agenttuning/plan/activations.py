@@ -27,8 +27,18 @@ def masked(attention: str) -> bool:
     return not any(word in attention for word in UNMASKED)
 
 
-def of_layer(model: Architecture, method: Method, tokens: int, attention: str, stream: str, gpu: bool = True) -> float:
-    """Bytes that one decoder layer keeps for a micro-batch of `tokens`, flattened to one row."""
+def of_layer(
+    model: Architecture,
+    method: Method,
+    tokens: int,
+    attention: str,
+    stream: str,
+    gpu: bool = True,
+    dropped: bool = False,
+) -> float:
+    """Bytes that one decoder layer keeps for a micro-batch of `tokens`, flattened to one row. dropped: with hidden
+    dropout, which has a mask for what attention adds and one for what the MLP adds.
+    """
     size, frozen = element(stream), method.kind != "full"
     hidden, queries, keys = model.hidden, model.queries, model.keys
     each = 4 * 2  # the two norms' scales
@@ -42,7 +52,7 @@ def of_layer(model: Architecture, method: Method, tokens: int, attention: str, s
     if model.qk_norm:
         normalised = 0 if frozen else size
         each += (4 + normalised) * (queries + keys) + 4 * (model.heads + model.kv_heads)
-    each += _mlp(model, size, frozen, stream)
+    each += _mlp(model, size, frozen, stream) + (2 * hidden * (1 if gpu else size) if dropped else 0)
     return tokens * (each + _adapter(model, method, size, gpu))
 
 
@@ -74,9 +84,10 @@ def stored(
     stream: str,
     checkpointing: bool,
     gpu: bool = True,
+    dropped: bool = False,
 ) -> float:
     """Bytes of all layers. With checkpointing each layer keeps its input, and one at a time is computed again."""
-    one = of_layer(model, method, tokens, attention, stream, gpu)
+    one = of_layer(model, method, tokens, attention, stream, gpu, dropped)
     if not checkpointing:
         return model.layers * one
     residual = 2 if stream == "bf16" else 4

@@ -49,7 +49,7 @@ class Memory:
 @dataclass(frozen=True)
 class Case:
     """One way to run one model. config: a validated accelerate config; stream: see plan.activations; synced: whether
-    each micro-batch's gradients are reduced at once (always so without accumulation).
+    each micro-batch's gradients are reduced at once (always so without accumulation); dropped: with hidden dropout.
     """
 
     model: Architecture
@@ -63,6 +63,7 @@ class Case:
     stream: str
     checkpointing: bool
     synced: bool
+    dropped: bool = False
 
 
 def case(recipe: Recipe, model: Architecture, config: dict, processes: int, machines: int, micro: int) -> Case | str:
@@ -93,6 +94,7 @@ def case(recipe: Recipe, model: Architecture, config: dict, processes: int, mach
         stream="fp32" if precision == "no" and not half else "bf16" if sharded or half else "mixed",
         checkpointing=checkpointing,
         synced=micro == 1 or bool(options.get("sync_each_batch")),
+        dropped=bool(get("hidden_dropout")),
     )
 
 
@@ -122,9 +124,8 @@ def estimate(one: Case) -> Memory | str:
     weights, gradients = stored_bytes(method, model, total), 4.0 * trained
     if kind == "DEEPSPEED":  # 18 bytes a parameter, as its estimate_zero3_model_states_mem_needs: bf16 beside float32
         weights += 2.0 * trained
-    kept = activations.stored(
-        model, method, one.tokens, one.attention, one.stream, one.checkpointing, not one.config.get("use_cpu")
-    )
+    gpu = not one.config.get("use_cpu")
+    kept = activations.stored(model, method, one.tokens, one.attention, one.stream, one.checkpointing, gpu, one.dropped)
     head = activations.loss_head(model, method, one.tokens, one.stream)
     if kind not in ("FSDP", "DEEPSPEED"):
         copies = _copies(one) + (gradients if kind == "MULTI_GPU" else 0)  # DDP's buckets are no views of the gradients
