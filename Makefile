@@ -1,9 +1,11 @@
-# Make owns names, Python owns logic: VERB-NAME runs `agenttuning VERB recipes/agentlm-NAME/sft.yaml`.
+# Make owns names, Python owns logic: VERB-NAME runs `agenttuning VERB RECIPE`, where RECIPE is, for a NAME like
+#   13b  recipes/agentlm-13b/sft.yaml          modern-qwen3-8b      recipes/modern/qwen3-8b/sft.yaml
+#   13b-lora, 13b-qlora  .../sft-lora.yaml     ablation-agent-only  recipes/ablations/agent-only.yaml
 # Needs git, make and Python 3.11 (PYTHON=python3.12 for another).
 #
 ## make quickstart     the whole method on a CPU, in minutes: base, collect, train, eval, report
 ##
-## make plan-13b       batch, memory, tokens, hours, cost of AgentLM-13B; starts nothing   (7b, 13b, 70b, tiny)
+## make plan-13b       batch, memory, tokens, hours, cost of AgentLM-13B; starts nothing
 ## make data-13b       draw, convert and tokenise its mixture
 ## make show-data-13b  print a few conversations with the trained tokens marked; a page of hundreds
 ## make push-data-13b  upload the built data with its card to the Hub (publish.hub_dataset_id); ARGS=--dry sends nothing
@@ -15,6 +17,9 @@
 ## make compare-13b    its scores beside the published ones
 ## make report-13b     write its results page
 ## make export-13b     the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
+##
+## NAME: 7b 13b 70b tiny, 7b-lora 7b-qlora (13b, 70b, too), ablation-agent-only (any file of recipes/ablations),
+##       modern-qwen3-8b modern-llama-3.1-8b modern-smollm3-3b modern-qwen3-30b-a3b
 ##
 ## make base-tiny      the tiny base model of the CPU twin
 ## make collect-tiny   collect trajectories with a teacher and keep the rewarded ones
@@ -48,18 +53,23 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[train,eval,dev]'
 	touch $@
 
-data-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) data $< $(ARGS)
-decontaminate-%: recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) decontaminate $< $(ARGS)
-show-data-%: recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) show-data $< $(ARGS)
-push-data-%: recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) push-data $< $(ARGS)
-plan-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) plan $< $(ARGS)
-train-%:     recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) train $< $(if $(DRY),--dry) $(ARGS)
-slurm-%:     recipes/agentlm-%/sft.yaml $(READY) FORCE ; sbatch $(SBATCH) slurm/train.slurm $< $(ARGS)
-jobs-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; jobs/train.sh $< $(ARGS)
-eval-%:      recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) eval $< $(ARGS)
-compare-%:   recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) compare $< $(ARGS)
-export-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) export $< $(ARGS)
-report-%:    recipes/agentlm-%/sft.yaml $(READY) FORCE ; $(RUN) report $< $(ARGS)
+# Named once: agentlm-NAME/sft.yaml, and the names that mean another file.
+recipe = recipes/$(patsubst %-lora/sft.yaml,%/sft-lora.yaml,$(patsubst %-qlora/sft.yaml,%/sft-qlora.yaml,$(patsubst \
+  agentlm-modern-%,modern/%,$(patsubst agentlm-ablation-%/sft.yaml,ablations/%.yaml,agentlm-$(1)/sft.yaml))))
+
+.SECONDEXPANSION:
+data-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) data $< $(ARGS)
+decontaminate-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) decontaminate $< $(ARGS)
+show-data-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) show-data $< $(ARGS)
+push-data-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) push-data $< $(ARGS)
+plan-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) plan $< $(ARGS)
+train-%:     $$(call recipe,$$*) $(READY) FORCE ; $(RUN) train $< $(if $(DRY),--dry) $(ARGS)
+slurm-%:     $$(call recipe,$$*) $(READY) FORCE ; sbatch $(SBATCH) slurm/train.slurm $< $(ARGS)
+jobs-%:      $$(call recipe,$$*) $(READY) FORCE ; jobs/train.sh $< $(ARGS)
+eval-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval $< $(ARGS)
+compare-%:   $$(call recipe,$$*) $(READY) FORCE ; $(RUN) compare $< $(ARGS)
+export-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) export $< $(ARGS)
+report-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
 # OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores, and those that never
 # spin a third on idle cores (docs/notes/miniature.md).

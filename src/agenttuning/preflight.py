@@ -6,6 +6,7 @@ Takes less than five seconds: every look at the network or at a driver is bounde
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 import urllib.error
@@ -24,6 +25,13 @@ CONNECT_SECONDS = 1.5
 ANSWER_SECONDS = 1.5
 # Owners whose model pages ask for a licence to be accepted. Others are found out by the Hub's answer.
 GATED_OWNERS = ("meta-llama",)
+# a recipe's name -> make's name for it
+MAKE_NAMES = (
+    (r"agentlm-([^/]+)/sft", "{}"),
+    (r"agentlm-([^/]+)/sft-(q?lora)", "{}-{}"),
+    (r"modern/([^/]+)/sft", "modern-{}"),
+    (r"ablations/([^/]+)", "ablation-{}"),
+)
 TRUE = ("1", "true", "yes", "on")
 
 
@@ -54,11 +62,20 @@ def _gpu(recipe: Recipe, machine: Machine) -> list[str]:
     if recipe.launch.accelerate_config == "cpu" or machine.gpus:
         return []
     stated = f"{recipe.launch.gpus} x {recipe.launch.gpu_name}" if recipe.launch.gpus else "one or more"
-    folder = recipe.name.split("/")[0].removeprefix("agentlm-")
     return [
         f"GPU: {recipe.launch.accelerate_config} needs GPUs ({stated} in the recipe) and this machine shows none. Run "
-        f"on a machine with GPUs; `make plan-{folder}` says what it takes, `make quickstart` shows the method on a CPU."
+        f"on a machine with GPUs; `{plan_command(recipe)}` says what it takes. `make quickstart` shows the method on a "
+        "CPU."
     ]
+
+
+def plan_command(recipe: Recipe) -> str:
+    """The command that plans this recipe: make's name for its file, as the Makefile's `recipe` function reads it."""
+    name = recipe.name
+    for pattern, made in MAKE_NAMES:
+        if found := re.fullmatch(pattern, name):
+            return f"make plan-{made.format(*found.groups())}"
+    return f"agenttuning plan {recipe.path}"
 
 
 def _wanted(recipe: Recipe, data_paths: dict[str, Path]) -> tuple[list[str], list[tuple[str, str, str]]]:

@@ -36,6 +36,8 @@ def test_make_alone_prints_help_that_names_real_targets():
     for name in named:
         pattern = rf"^{name}%?:" if name.endswith("-") else rf"^{name}:"
         assert re.search(pattern, TEXT, re.M), name
+    for name in ("13b", "7b-lora", "ablation-agent-only", "modern-qwen3-30b-a3b"):
+        assert name in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,37 @@ def test_make_alone_prints_help_that_names_real_targets():
 )
 def test_pattern_rules(verb):
     assert dry(f"{verb}-13b") == f"env/bin/python -m agenttuning {verb} recipes/agentlm-13b/sft.yaml"
+
+
+VERBS = ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "decontaminate"]
+NAMES = {
+    "7b-lora": "agentlm-7b/sft-lora.yaml",
+    "70b-qlora": "agentlm-70b/sft-qlora.yaml",
+    "tiny": "agentlm-tiny/sft.yaml",
+    "modern-qwen3-8b": "modern/qwen3-8b/sft.yaml",
+    "modern-llama-3.1-8b": "modern/llama-3.1-8b/sft.yaml",
+    "ablation-agent-only": "ablations/agent-only.yaml",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_name_for_a_recipe_in_every_verb(name):
+    lines = dry(*(f"{verb}-{name}" for verb in VERBS)).splitlines()
+    assert [line.strip() for line in lines] == [
+        f"env/bin/python -m agenttuning {verb} recipes/{NAMES[name]}" for verb in VERBS
+    ]
+
+
+def test_every_recipe_that_preflight_names_is_one_of_make(monkeypatch):
+    from agenttuning import preflight, recipe
+
+    monkeypatch.chdir(REPOSITORY)
+    folders = [*REPOSITORY.glob("recipes/*/sft*.yaml"), *REPOSITORY.glob("recipes/modern/*/sft.yaml")]
+    paths = sorted({*folders, *REPOSITORY.glob("recipes/ablations/*.yaml")})
+    commands = [preflight.plan_command(recipe.load(path)) for path in paths]
+    assert len(paths) >= 20 and all(command.startswith("make plan-") for command in commands)
+    lines = dry(*(command.removeprefix("make ") for command in commands)).splitlines()
+    assert [line.split()[-1] for line in lines] == [path.relative_to(REPOSITORY).as_posix() for path in paths]
 
 
 def test_dry_and_args_are_passed_on():
@@ -62,7 +95,8 @@ def test_the_benchmark_takes_words():
 
 
 def test_a_name_without_a_recipe_is_an_error():
-    assert make("-n", "READY=", "train-14b").returncode != 0
+    for name in ("14b", "13b-dora", "modern-qwen9", "ablation-none"):
+        assert make("-n", "READY=", f"train-{name}").returncode != 0, name
 
 
 @pytest.mark.parametrize("target", ["base-tiny", "collect-tiny", "ablation-tiny", "quickstart"])

@@ -15,7 +15,7 @@ from agenttuning import cli
 from agenttuning.recipe import load
 from agenttuning.recipe.schema import REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("recipes/*/README.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("recipes/**/README.md"))]
 PAGES += [REPOSITORY / "slurm" / "README.md", REPOSITORY / "jobs" / "README.md"]
 PAGES.remove(REPOSITORY / "recipes" / "ablations" / "README.md")  # its shell loop is run by test_recipe.py
 SHELL = ("git clone", "cd ")

@@ -180,11 +180,16 @@ def checkpoints_activations(recipe: Recipe, config: dict[str, Any]) -> bool:
     TRL turns the model's own checkpointing on unless told otherwise, and accelerate refuses both at once, minutes in.
     """
     by_fsdp = bool(config.get("fsdp_config", {}).get("fsdp_activation_checkpointing"))
-    stated = [recipe.values.get(key) for key in ("activation_checkpointing", "gradient_checkpointing")]
-    by_model = next((value for value in stated if value is not None), True)
+    by_model = recomputes(recipe)
     if by_fsdp and by_model:
         raise UserError(
             f"{recipe.path}: {recipe.launch.accelerate_config}.yaml checkpoints activations and the recipe does too "
             "(TRL's default); accelerate refuses both at once. Write `activation_checkpointing: false`."
         )
-    return by_fsdp or bool(by_model)
+    return by_fsdp or by_model
+
+
+def recomputes(recipe: Recipe) -> bool:
+    """Whether the recipe asks for activation checkpointing, by today's name or the older one; TRL's default is yes."""
+    stated = [recipe.values.get(key) for key in ("activation_checkpointing", "gradient_checkpointing")]
+    return bool(next((value for value in stated if value is not None), True))
