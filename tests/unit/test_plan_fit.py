@@ -102,6 +102,9 @@ def test_the_nearest_is_the_fewest_changes():
     assert same.which == "with the same method" and "launch.gpus=16" in same.command
     assert "fsdp2_multinode" in same.command and "lora" not in same.command
     assert here.which == "on these GPUs" and "zero3_offload" in here.command and here.host_gib > 1000
+    small = ("launch.accelerate_config=single_gpu", "launch.gpus=1", "launch.gpu_memory_gib=80")
+    more, offload = made("agentlm-7b", *small).nearest
+    assert "launch.gpus=2" in more.command and "zero3_offload" in offload.command
     again = made("agentlm-7b", "launch.accelerate_config=single_gpu", "activation_checkpointing=false").nearest
     assert len(again) == 1 and again[0].changes == ["activation_checkpointing true"]
     batch = made("agentlm-7b", "per_device_train_batch_size=8", "launch.gpu_memory_gib=30")

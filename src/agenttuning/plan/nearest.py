@@ -30,7 +30,7 @@ class Nearest:
 def nearest(recipe: Recipe, model: Architecture, where: Target) -> list[Nearest]:
     """The nearest ways that fit, none where nothing does: with the same method, whatever GPUs it takes; and on these
     GPUs, whatever method. Fewest changes first; in this order where they are as many: another config, more GPUs, a
-    smaller per-device batch, activation checkpointing, LoRA, QLoRA.
+    smaller per-device batch, activation checkpointing, LoRA, QLoRA. Offloading, which is slow, counts as a change.
     """
     ways = list(_ways(recipe, model, where))
     same = [way for way in ways if way[0][0] == 0]
@@ -67,6 +67,7 @@ def _ways(recipe: Recipe, model: Architecture, where: Target) -> Iterator[tuple[
                 gpus > where.present or (gpus < where.present and config["distributed_type"] != "NO"),
                 batch != recipe.values["per_device_train_batch_size"],
                 again,
+                at.host_gib > 0,
             ]
             rank = (METHODS.index(method) - METHODS.index(own), sum(steps), at.host_gib > 0, gpus, *map(int, steps))
             kept = [word for word in words if word.partition("=")[0] not in changed]
