@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from agenttuning.errors import UserError
 from agenttuning.train import train
-from agenttuning.training import adapters
+from agenttuning.training import adapters, merging
 from agenttuning.training.model import load_model
 from agenttuning.training.settings import trainer_settings
 from helpers.tiny_families import family_world
@@ -229,7 +229,7 @@ def test_an_adapter_of_another_base_is_refused(world, run, tmp_path):
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(**shape, vocab_size=500)).save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match="(?s)cannot be merged into .*was it trained on this base"):
-        adapters.merge(run("a")[0] / "adapter", tmp_path / "other")
+        merging.merge(run("a")[0] / "adapter", tmp_path / "other")
 
 
 def test_a_broken_adapter_is_refused(world, run, tmp_path):
@@ -242,7 +242,7 @@ def test_a_broken_adapter_is_refused(world, run, tmp_path):
     next(iter(kept.values()))[0, 0] = float("nan")
     save_file(kept, folder / "adapter_model.safetensors")
     with pytest.raises(UserError, match="cannot be merged into .*NaN"):
-        adapters.merge(folder, world.parents[2] / "base")
+        merging.merge(folder, world.parents[2] / "base")
 
 
 def test_tied_embeddings_are_not_pulled_apart(tmp_path):

@@ -11,7 +11,7 @@ from agenttuning import model_size
 from agenttuning.errors import UserError
 from agenttuning.export.readers import Weights
 from agenttuning.report.templating import public_name
-from agenttuning.training import adapters
+from agenttuning.training import merging
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def merged(recipe: Recipe, folder: Path) -> Weights:
     recipe's dtype. Raises UserError where the adapter does not fit.
     """
     get = recipe.values.get
-    model = adapters.merge(folder, get("model_name_or_path"), get("model_revision"), get("dtype") or "float32")
+    model = merging.merge(folder, get("model_name_or_path"), get("model_revision"), get("dtype") or "float32")
     tensors = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return Weights(shapes, tensors.__getitem__, in_memory=True)

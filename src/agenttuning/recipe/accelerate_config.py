@@ -184,7 +184,8 @@ def checkpoints_activations(recipe: Recipe, config: dict[str, Any]) -> bool:
     if by_fsdp and by_model:
         raise UserError(
             f"{recipe.path}: {recipe.launch.accelerate_config}.yaml checkpoints activations and the recipe does too "
-            "(TRL's default); accelerate refuses both at once. Write `activation_checkpointing: false`."
+            "(TRL's default); accelerate refuses both at once. Write `fsdp_activation_checkpointing: false` there (the "
+            "only way with hidden_dropout or LoRA), or `activation_checkpointing: false` in the recipe."
         )
     return by_fsdp or by_model
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agenttuning.chat import encode, load_tokenizer, template_record
 from agenttuning.data.folders import swap
 from agenttuning.errors import UserError
-from agenttuning.training import adapters, checkpoints, disk
+from agenttuning.training import checkpoints, disk, merging
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,7 +44,7 @@ def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerFast, partial: Path, f
     if trainer.is_fsdp_enabled:
         # with a sharded state dict, Trainer.save_model writes nothing and says nothing
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    adapters.save(trainer, partial)
+    merging.save(trainer, partial)
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle with this machine's paths
