@@ -30,14 +30,30 @@ def test_the_work_is_the_plans_and_attention_stays_inside_conversations(tied):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_another_family_is_counted_from_its_parameters(tied):
-    model = tiny("Qwen3", tie_word_embeddings=tied)
+    model = tiny("Olmo2", tie_word_embeddings=tied)
     matrices = sum(weight.numel() for weight in model.parameters()) - (0 if tied else 100 * 32)
     assert mfu.work(model)(10, 0) == 6 * 10 * matrices
     assert mfu.work(model)(10, 100) - mfu.work(model)(10, 0) == 6 * 2 * 4 * 8 * 100
 
 
-def test_a_mixture_of_experts_has_none():
+def test_a_mixture_of_experts_counts_the_active_ones_where_the_family_is_known():
+    experts = {"num_experts": 8, "moe_intermediate_size": 16, "decoder_sparse_step": 1, "num_experts_per_tok": 2}
+    sparse = tiny("Qwen3Moe", **experts)
+    met = sum(weight.numel() for name, weight in sparse.named_parameters() if "experts." not in name) - 100 * 32
+    met += 2 * 2 * 3 * 32 * 16  # two layers, two experts, three matrices
+    assert mfu.work(sparse)(10, 0) == 6 * 10 * met
     assert mfu.work(tiny("Mixtral", num_local_experts=4)) is None
+
+
+def test_frozen_weights_have_no_gradients_of_their_own():
+    from peft import LoraConfig, get_peft_model
+
+    for kind in ("Llama", "Olmo2"):
+        whole = tiny(kind)
+        matrices = sum(weight.numel() for weight in whole.parameters()) - 100 * 32
+        adapted = get_peft_model(whole, LoraConfig(r=2, target_modules=["q_proj"]))
+        adapter = adapted.get_nb_trainable_parameters()[0]
+        assert mfu.work(adapted.get_base_model())(1, 0) == 4 * matrices + 6 * adapter, kind
 
 
 def stated(*overrides):

@@ -6,33 +6,39 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import model_size
+from agenttuning.training.adapters import counts
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 CONVENTION = (
-    "6 x (parameters - input embedding) a token + causal attention inside each conversation, nothing recomputed counted"
+    "6 x (active parameters - input embedding) a token (frozen ones 4) + causal attention inside each conversation, "
+    "nothing recomputed counted"
 )
 
 
 def work(model: Any) -> Callable[[int, int], float] | None:
     """FLOPs of training on `tokens` tokens whose conversations' squared lengths sum to `attended`, forward and
-    backward; None for a mixture of experts, of which a token meets a part that no one key of config.json states.
+    backward. Frozen weights under a LoRA adapter have no gradients of their own to compute. None for a mixture of
+    experts that model_size does not know: how many experts a token meets stands under another key in each family.
     """
     config = model.config.get_text_config()
-    if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
-        return None
+    trained, total = counts(model)
+    adapter = trained if trained < total else None
     try:
         shape = model_size.from_config(config.to_dict())
     except (KeyError, ValueError):  # another family: its parameters, counted
+        if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
+            return None
         embedding = model.get_input_embeddings().weight
         tied = model.get_output_embeddings().weight is embedding
-        counted = sum(weight.numel() for weight in model.parameters()) - (0 if tied else embedding.numel())
+        multiplied = total - (adapter or 0) - (0 if tied else embedding.numel())
         heads = config.num_attention_heads
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        return lambda tokens, attended: 6 * counted * tokens + 6 * config.num_hidden_layers * width * attended
-    alone = model_size.flops_per_token(shape, 0)
-    of_pairs = model_size.flops_per_token(shape, 1) - alone
+        alone = 6 * multiplied if adapter is None else 4 * multiplied + 6 * adapter
+        return lambda tokens, attended: alone * tokens + 6 * config.num_hidden_layers * width * attended
+    alone = model_size.flops_per_token(shape, 0, adapter)
+    of_pairs = model_size.flops_per_token(shape, 1, adapter) - alone
     return lambda tokens, attended: alone * tokens + of_pairs * attended
 
 
