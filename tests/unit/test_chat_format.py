@@ -18,7 +18,8 @@ from agenttuning.data.overlong import fit
 from agenttuning.data.prepare import prepare, prepare_cli
 from agenttuning.errors import UserError
 from agenttuning.policies import Turn
-from agenttuning.train import check_saved, train
+from agenttuning.train import train
+from agenttuning.training.saving import check_saved
 from helpers.conversations import nasty_conversation
 from helpers.llama_tokenizer import build_tokenizer
 from helpers.template_tokenizer import OWN, write_tokenizer

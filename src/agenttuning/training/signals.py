@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -13,6 +14,14 @@ from transformers import TrainerCallback
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AT_ONCE = 2.0  # seconds: a second Ctrl-C within them is the launcher passing the first one on
+
+
+def deaf(initialise: Any, worker: int) -> None:
+    """Start a data-loading worker that no signal to stop reaches; it ends with its parent."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if initialise is not None:
+        initialise(worker)
 
 
 class StopOnSignal(TrainerCallback):
@@ -47,6 +56,12 @@ class StopOnSignal(TrainerCallback):
             more = "; once more stops at once, without" if number == signal.SIGINT else ""
             if int(os.environ.get("RANK", 0)) == 0:
                 print(f"{signal.Signals(number).name}: saving at the end of this step{more}", flush=True)
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # a batch system tells all processes of a job; a data-loading worker that dies of it would end the run at once
+        loader = getattr(train_dataloader, "base_dataloader", train_dataloader)
+        if args.dataloader_num_workers:
+            loader.worker_init_fn = functools.partial(deaf, loader.worker_init_fn)
 
     def on_step_end(self, args, state, control, **kwargs):
         if args.world_size > 1:
