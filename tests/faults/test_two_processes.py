@@ -12,7 +12,7 @@ from agenttuning.training import checkpoints, resume
 from helpers.tiny_run import losses, tiny_recipe
 
 # three steps to a pass: what happens at step 5 is in the second one
-SHARED = ("per_device_train_batch_size=2", "mixture.draws=12")
+SHARED = ("launch.accelerate_config=ddp", "per_device_train_batch_size=2", "mixture.draws=12")
 GROUPED = (*SHARED, "train_sampling_strategy=group_by_length")
 CASES = {
     "whole": ("run", 0, SHARED, 2),

@@ -88,10 +88,11 @@ def arrange(when: str, step: int) -> None:
 
 
 def run(recipe: Path, folder: Path, when: str, step: int, overrides: list[str]) -> int:
-    if int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1:
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if int(os.environ.get("RANK", 0)) == processes - 1:
         arrange(when, step)
     try:
-        train(tiny_recipe(recipe, folder, *overrides))
+        train(tiny_recipe(recipe, folder, *overrides), cpu_processes=processes if processes > 1 else None)
     except Stopped as stopped:
         return stopped.status
     except BaseException:
