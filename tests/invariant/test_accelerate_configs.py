@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file
 
 from agenttuning.train import train
 from helpers.spread_run import ROOT, finish, free_port, kill_at, real_world, record, same_training, start
@@ -19,7 +20,7 @@ from helpers.tiny_run import tiny_recipe
 pytestmark = pytest.mark.slow
 TWO, ACCUMULATED = "per_device_train_batch_size=2", "per_device_train_batch_size=1"
 HALF = r"2\d,\d{3} of 50,656 parameters on process 0"  # with padding, or with what does not divide
-SHARDED = rf"FSDP 2: {HALF}, 2 layers wrapped, activations of 2 recomputed"
+SHARDED = rf"FSDP 2: {HALF}, 2 layers wrapped; 2 x cpu"
 FOUND = {
     "cpu": "one process, 50,656 parameters; 1 x cpu, mixed precision no",
     "single_gpu": "one process, 50,656 parameters; 1 x cpu, mixed precision no",
@@ -116,6 +117,24 @@ def test_two_machines(world, one, tmp_path):
             run.kill()
     assert re.match(FOUND["fsdp2_multinode"], spread(shown[0])) and "step 1/6" not in shown[1]
     same_training(tmp_path / "run", one)
+
+
+@pytest.mark.timeout(600)
+def test_adapters_and_hidden_dropout_on_shards(world, tmp_path):
+    """A kill changes nothing, and the adapter that is saved holds what was trained (peft saves an empty one where
+    accelerate's own activation checkpointing has renamed the layers)."""
+    words = ("use_peft=true", "lora_r=4", "lora_target_modules=[all-linear]", "dtype=bfloat16", "hidden_dropout=0.1")
+    words += ("activation_checkpointing=true", TWO)
+    shown = finish(start(world, tmp_path / "whole", "fsdp2", *words))
+    assert "LoRA of rank 4 in float32 on frozen bfloat16 weights); hidden dropout 0.1 while training" in shown
+    kill_at(start(world, tmp_path / "killed", "fsdp2", *words), "step 3/6")
+    assert "starting at step 0" not in finish(start(world, tmp_path / "killed", "fsdp2", *words))
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    same_training(killed, whole)
+    saved = (killed / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert saved == (whole / "adapter" / "adapter_model.safetensors").read_bytes()
+    trained = sum(weight.numel() for weight in load_file(killed / "adapter" / "adapter_model.safetensors").values())
+    assert trained == record(killed)["parameters_trained"] == record(whole)["parameters_trained"] > 0
 
 
 def test_a_start_that_ignores_the_file_is_refused(world, tmp_path):
