@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +20,7 @@ TESTS = ROOT / "tests"
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A repository whose model has attention dropout, so that lost random state would show."""
-    recipe = tiny_world(tmp_path_factory.mktemp("world"), dropout=0.3)
-    shutil.copy(ROOT / "accelerate_configs" / "ddp.yaml", recipe.parents[2] / "accelerate_configs")
-    return recipe
+    return tiny_world(tmp_path_factory.mktemp("world"), dropout=0.3)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,8 @@ def main(recipe: str, folder: str) -> None:
 
     dropout.dropout = watched
     changes = ("max_steps=2", "per_device_train_batch_size=2", "hidden_dropout=0.5", "save_strategy='no'")
-    train(tiny_recipe(Path(recipe), Path(folder) / "run", *changes))
+    one = tiny_recipe(Path(recipe), Path(folder) / "run", "launch.accelerate_config=ddp", *changes)
+    train(one, cpu_processes=2)
 
 
 if __name__ == "__main__":

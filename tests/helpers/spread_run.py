@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,18 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_run import tiny_world
-
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 240  # a run takes about ten on two idle cores
-
-
-def real_world(folder: Path) -> Path:
-    """tiny_world with the repository's own accelerate configs; returns the recipe's path."""
-    recipe = tiny_world(folder)
-    for path in (ROOT / "accelerate_configs").glob("*.yaml"):
-        shutil.copy(path, folder / "accelerate_configs")
-    return recipe
 
 
 def start(recipe: Path, run_dir: Path, config: str, *words: str, processes: int = 2, **environment: str):

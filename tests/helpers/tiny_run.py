@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from helpers.conversations import agent_row, chat_row
@@ -29,8 +30,7 @@ mixture:
   seed: 3
 launch: {{global_batch: 4, accelerate_config: cpu}}
 """
-CPU = 'compute_environment: LOCAL_MACHINE\ndistributed_type: "NO"\nmixed_precision: "no"\nuse_cpu: true\n'
-CPU += "num_machines: 1\nnum_processes: 1\n"
+CONFIGS = Path(__file__).resolve().parents[2] / "accelerate_configs"
 
 
 def tiny_model(folder: Path, dropout: float = 0.0, seed: int = 0) -> Path:
@@ -61,8 +61,7 @@ def tiny_world(folder: Path, dropout: float = 0.0) -> Path:
         (folder / "data_cards" / name).mkdir(parents=True)
         card = f"path: raw/{name}.jsonl\nformat: {format}\nmade_by: make {name}\n"
         (folder / "data_cards" / name / "source.yaml").write_text(card)
-    (folder / "accelerate_configs").mkdir()
-    (folder / "accelerate_configs" / "cpu.yaml").write_text(CPU)
+    shutil.copytree(CONFIGS, folder / "accelerate_configs")
     recipe = folder / "recipes" / "tiny" / "sft.yaml"
     recipe.parent.mkdir(parents=True)
     recipe.write_text(RECIPE.format(model=tiny_model(folder / "base", dropout)))

@@ -14,8 +14,8 @@ import pytest
 from safetensors.torch import load_file
 
 from agenttuning.train import train
-from helpers.spread_run import ROOT, finish, free_port, kill_at, real_world, record, same_training, start
-from helpers.tiny_run import tiny_recipe
+from helpers.spread_run import ROOT, finish, free_port, kill_at, record, same_training, start
+from helpers.tiny_run import tiny_recipe, tiny_world
 
 pytestmark = pytest.mark.slow
 TWO, ACCUMULATED = "per_device_train_batch_size=2", "per_device_train_batch_size=1"
@@ -34,7 +34,7 @@ FOUND = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return real_world(tmp_path_factory.mktemp("world"))
+    return tiny_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ def test_a_process_with_a_bad_row_stops_all_of_them_and_names_it(tmp_path):
     world = tiny_world(tmp_path)
     (tmp_path / "poison.py").write_text(POISON)
     words = [str(tmp_path / "poison.py"), "train", str(world), "per_device_train_batch_size=2", "max_steps=6"]
+    words += ["launch.accelerate_config=ddp", "--cpu-processes", "2"]
     words += ["save_steps=1", "--run-dir", str(tmp_path / "two")]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *words],

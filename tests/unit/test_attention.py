@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy
 import pytest
 import torch
 
@@ -237,7 +238,8 @@ def test_varlen_says_where_it_cannot_run():
 def packed_batch():
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    rows = [{"input_ids": list(range(9)), "labels": list(range(9)), "seq_lengths": [4, 5], "origin": [0] * 9}]
+    rows = [{"input_ids": list(range(9)), "labels": list(range(9)), "seq_lengths": [4, 5]}]
+    rows[0] |= {"origin": numpy.zeros(9, dtype="int8"), "row": 0}
     return DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True, pad_to_multiple_of=4), rows
 
 

@@ -18,6 +18,7 @@ from agenttuning.training.trainer import Trainer
 from helpers.tiny_run import losses, tiny_recipe, tiny_world
 
 PACKED = ("packing=true", "per_device_train_batch_size=2", "mixture.draws=60")  # two micro-batches of two rows a step
+APART = (*PACKED, "launch.attention=sdpa")  # one row below the other, where PACKED lays them end to end
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def by_source(entry, record):
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["own loss", "TRL's head"])
-@pytest.mark.parametrize("packing", [(), PACKED], ids=["unpacked", "packed"])
+@pytest.mark.parametrize("packing", [(), PACKED, APART], ids=["unpacked", "end to end", "apart"])
 def test_losses_by_source_add_up_to_the_loss(world, tmp_path, monkeypatch, packing, fused):
     if fused:
         monkeypatch.setattr(
@@ -100,7 +101,11 @@ def poison(monkeypatch, *numbers):
     def marked(self, rows):
         batch = whole(self, rows)
         seen.extend(int(row["row"]) for row in rows)
-        batch["poisoned"] = torch.tensor([int(row["row"]) in numbers for row in rows])
+        bad = [torch.full((len(row["input_ids"]),), int(row["row"]) in numbers) for row in rows]
+        if len(batch["labels"]) == len(rows):
+            batch["poisoned"] = torch.stack([flags[:1].expand(batch["labels"].shape[1]) for flags in bad])
+        else:  # packed rows end to end
+            batch["poisoned"] = torch.cat(bad)[None]
         return batch
 
     compute = Trainer.compute_loss
@@ -109,8 +114,7 @@ def poison(monkeypatch, *numbers):
         bad = inputs.pop("poisoned")
 
         def spoil(_module, _arguments, logits):
-            # without packing and in packed rows alike, one row below the other
-            return torch.where(bad[:, None, None], math.nan, logits)
+            return torch.where(bad[..., None], math.nan, logits)
 
         hook = self.accelerator.unwrap_model(model).get_output_embeddings().register_forward_hook(spoil)
         try:
@@ -137,14 +141,15 @@ def ids_of(run_dir, number):
     return found
 
 
-def test_a_poisoned_row_is_named_with_its_conversations(world, tmp_path, monkeypatch):
-    one = tiny_recipe(world, tmp_path / "a", *PACKED, "save_steps=1")
+@pytest.mark.parametrize("packed", [PACKED, APART], ids=["end to end", "apart"])
+def test_a_poisoned_row_is_named_with_its_conversations(world, tmp_path, monkeypatch, packed):
+    one = tiny_recipe(world, tmp_path / "a", *packed, "save_steps=1")
     with monkeypatch.context() as patch:
         order = poison(patch)
         train(one)  # the order of the rows, with none of them poisoned
     assert len(order) >= 24
     bad = order[3 * 4 + 2]  # the third row of the fourth step
-    again = tiny_recipe(world, tmp_path / "b", *PACKED, "save_steps=1")
+    again = tiny_recipe(world, tmp_path / "b", *packed, "save_steps=1")
     poison(monkeypatch, bad)
     with pytest.raises(UserError) as caught:
         train(again)
