@@ -100,7 +100,6 @@ def poison(monkeypatch, *numbers):
 
     def marked(self, rows):
         batch = whole(self, rows)
-        seen.extend(int(row["row"]) for row in rows)
         bad = [torch.full((len(row["input_ids"]),), int(row["row"]) in numbers) for row in rows]
         if len(batch["labels"]) == len(rows):
             batch["poisoned"] = torch.stack([flags[:1].expand(batch["labels"].shape[1]) for flags in bad])
@@ -112,6 +111,7 @@ def poison(monkeypatch, *numbers):
 
     def poisoned(self, model, inputs, *arguments, **named):
         bad = inputs.pop("poisoned")
+        seen.extend(number for number, _ in inputs["rows"])
 
         def spoil(_module, _arguments, logits):
             return torch.where(bad[..., None], math.nan, logits)
