@@ -10,6 +10,7 @@ import json
 import pytest
 import torch
 
+from agenttuning.errors import UserError
 from agenttuning.train import train
 from helpers.tiny_families import OWN, family_world
 from helpers.tiny_run import losses, tiny_recipe, weights
@@ -82,6 +83,14 @@ def test_lora_is_merged_into_its_own_architecture(worlds, tmp_path, family):
     before, after = weights(world.parents[2] / "base"), weights(tmp_path / "a" / "model")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qo"}
+
+
+def test_dropout_on_stacked_experts_is_refused_before_peft_does(worlds, tmp_path):
+    with pytest.raises(UserError, match="weights of all experts in one tensor.*lora_dropout: 0.0"):
+        run(worlds("qwen3-moe"), tmp_path / "a", *LORA, "lora_target_modules=[all-linear]", "lora_dropout=0.05")
+    layers = "lora_target_modules=[all-linear]"
+    record = run(worlds("qwen3-moe"), tmp_path / "b", *LORA, layers, "lora_dropout=0.0", "save_strategy='no'")
+    assert record["parameters_trained"] > 0
 
 
 def test_lora_on_the_experts_themselves(worlds, tmp_path):
