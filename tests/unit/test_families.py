@@ -12,6 +12,7 @@ import torch
 
 from agenttuning.errors import UserError
 from agenttuning.train import train
+from agenttuning.training.model import load_model
 from helpers.tiny_families import OWN, family_world
 from helpers.tiny_run import losses, tiny_recipe, weights
 
@@ -39,6 +40,25 @@ def run(world, run_dir, *overrides):
     with contextlib.redirect_stdout(io.StringIO()):
         train(tiny_recipe(world, run_dir, *overrides))
     return json.loads((run_dir / "train.json").read_text())
+
+
+@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_gets_its_weights_later_is_the_same_model_otherwise(worlds, tmp_path, monkeypatch, family, dtype):
+    """FSDP's other processes: names, shapes, dtypes, tied weights and buffers of the loaded model, no weight read."""
+    from transformers import PreTrainedModel
+
+    recipe = tiny_recipe(worlds(family), tmp_path / "run", f"dtype={dtype}")
+    whole = load_model(recipe, "sdpa")
+    monkeypatch.setattr("agenttuning.training.model.weights_come_later", lambda: True)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
+    later = load_model(recipe, "sdpa")
+    assert type(later) is type(whole) and later.config.to_dict() == whole.config.to_dict()
+    form = [[(name, weight.shape, weight.dtype) for name, weight in one.state_dict().items()] for one in (whole, later)]
+    assert form[0] == form[1] and form[0]
+    assert [name for name, _ in later.named_parameters()] == [name for name, _ in whole.named_parameters()]
+    assert all(torch.equal(now, dict(whole.named_buffers())[name]) for name, now in later.named_buffers())
+    assert not any(weight.is_meta for weight in later.parameters())
 
 
 @pytest.mark.parametrize("family", [family for family in OWN if family != "llama"])
