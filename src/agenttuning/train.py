@@ -62,7 +62,7 @@ def train(
         rows = trainable_rows(prepared, recipe)
     if resume == "auto" and run_record.finished(recipe, prepared):
         if main:
-            print(f"{recipe.run_dir / 'model'} is finished; --resume never trains it again", flush=True)
+            print(f"{recipe.run_dir / 'model'} is finished; to train it again: --resume never", flush=True)
         return recipe.run_dir / "model"
 
     attention, why = choose_attention(recipe)
@@ -92,7 +92,7 @@ def train(
         peft_config=adapters.peft_config(recipe),
     )
     if main:
-        print(adapters.announcement(trainer.model, recipe), flush=True)
+        print(adapters.announcement(trainer.model, recipe), f"{'mfu':<10} {trainer.watch.mfu}", sep="\n", flush=True)
     on_main(settings, lambda: report_probe(trainer))
     spread.watch(trainer)
     trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
@@ -134,7 +134,7 @@ def announcement(
         f"{settings.world_size} processes x {settings.gradient_accumulation_steps} accumulated",
         "attention": attention,
         "optimizer": f"{optimizer}; peak rate {settings.learning_rate:g}, {settings.lr_scheduler_type.value}",
-        "threads": f"{torch.get_num_threads()} beside {settings.device.type}",
+        "device": f"{settings.device.type}, and {torch.get_num_threads()} CPU threads a process",
         "rows": f"{prepared.mixture['draws']:,} conversations in {len(rows):,} rows ({packed}), loss {recipe.loss}",
         "steps": f"{settings.max_steps}, which is {settings.max_steps * batch / len(rows):.2f} passes over the rows; "
         + (f"going on from {start}" if start else "starting at step 0"),
