@@ -16,6 +16,7 @@ from agenttuning.data.folders import claim
 from agenttuning.data.prepare import Prepared, prepare
 from agenttuning.data.rows import check_rows, rows_fingerprint, trainable_rows
 from agenttuning.data.table import mixture_table
+from agenttuning.model_size import is_local
 from agenttuning.recipe import Recipe
 from agenttuning.training import adapters
 from agenttuning.training.attention import choose_attention
@@ -123,7 +124,8 @@ def announcement(
     import torch
 
     get, batch = recipe.values.get, recipe.launch.global_batch
-    model = f"{get('model_name_or_path')} @ {get('model_revision') or 'main'}"
+    name = get("model_name_or_path")
+    model = f"{name} {'(local folder)' if is_local(name) else '@ ' + (get('model_revision') or 'main')}"
     packed = f"packed by {settings.packing_strategy}" if settings.packing else "not packed"
     precision = "bf16" if settings.bf16 else "fp16" if settings.fp16 else "float32"
     optimizer = f"{get('optim') or settings.optim.value} {get('optim_args') or ''}".strip()

@@ -181,3 +181,14 @@ def test_sigterm_is_passed_on_once_and_waited_for(tmp_path):
         launch.run([sys.executable, "-c", SAVES, str(note)])
     assert ended.value.code == 143 and note.read_text() == "saved "
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_ctrl_c_is_left_to_the_terminal_and_waited_for(tmp_path):
+    """It reaches parent and child at once; a parent that left would give the prompt back while they save."""
+    note, before = tmp_path / "note", signal.getsignal(signal.SIGINT)
+    told = SAVES.replace("SIGTERM", "SIGINT") + "\n"
+    told = told.replace("time.sleep(20)", "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)")
+    with pytest.raises(SystemExit) as ended:
+        launch.run([sys.executable, "-c", told, str(note)])
+    assert ended.value.code == 130 and note.read_text() == "saved "
+    assert signal.getsignal(signal.SIGINT) is before
