@@ -190,10 +190,13 @@ def run(words: list[str]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if status and told:
+    if not status:
+        return
+    if told:
+        print(f"ended by {signal.Signals(told[0]).name}; a traceback above is that of accelerate's agent", flush=True)
         raise SystemExit(128 + told[0])
-    if status:
-        raise SystemExit(status if status > 0 else 128 - status)
+    print("the processes failed; their own words stand above the traceback of accelerate's agent", file=sys.stderr)
+    raise SystemExit(status if status > 0 else 128 - status)
 
 
 def prepare_process(recipe: Recipe, cpu_processes: int | None = None) -> None:
