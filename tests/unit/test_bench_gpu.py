@@ -161,7 +161,7 @@ def test_the_peer_is_trl_where_it_is_and_else_the_plain_loop_with_its_defaults(m
     monkeypatch.setattr(train_gpu, "trl_is_here", lambda: trl)
     monkeypatch.setattr(train_gpu, "measured", lambda *words: asked.append(words[1]) or train_gpu.part(*words))
     record = train_gpu.record(train_gpu.checked(train_gpu.parser(), ["--tiny"]))
-    assert [(one.checkpointing, one.attention) for one in asked] == [("none", "varlen"), ("full", "sdpa")]
+    assert [(one.checkpointing, one.attention) for one in asked] == [("selective", "varlen"), ("full", "sdpa")]
     peer = record["peer"]
     assert ("SFTTrainer" in peer["is"], "plain loop with TRL's defaults" in peer["is"]) == (trl, not trl)
     assert peer["n"] == 4 and peer["loss"] == pytest.approx(record["loss"], abs=0.05)  # the same start and rows
