@@ -143,8 +143,8 @@ def build(setting: Setting, device: torch.device) -> torch.nn.Module:
 
 
 def recomputed(forward, extra: dict, *arguments, **named):
-    """A decoder layer's forward under checkpointing. Inside the layer's call, so that a compiled layer holds it: around a
-    compiled one (transformers' own place before 5.23) a policy sees no operation, and everything is computed again.
+    """A decoder layer's forward under checkpointing. Inside the layer's call, so that a compiled layer holds it: around
+    a compiled one, where older versions of transformers have it, torch 2.13 fails with `selective`.
     """
     return checkpoint(functools.partial(forward, **named), *arguments, use_reentrant=False, **extra)
 
@@ -169,8 +169,8 @@ def selective() -> tuple:
 def attention_error(model: torch.nn.Module, setting: Setting, device: torch.device) -> float | None:
     """How far the last logits of one row lie from those of sdpa with its mask, in their standard deviations.
 
-    A root mean square, for TOLERATED. None where sdpa is what is measured. One row, because this one holds two documents
-    and the last of more rows may hold one, which nothing could leak into.
+    A root mean square, for TOLERATED. None where sdpa is what is measured. One row, because that one holds two
+    documents, and the last of more rows may hold one, which nothing could leak into.
     """
     if setting.attention == "sdpa":
         return None
@@ -182,7 +182,6 @@ def attention_error(model: torch.nn.Module, setting: Setting, device: torch.devi
     for name in (setting.attention, "sdpa"):
         inner.set_attn_implementation(name)
         batch = next(batches(replace(setting, attention=name, rows=1), device, 1))
-        assert (batch["position_ids"] == 0).sum() > 1
         with torch.no_grad(), autocast(setting, device):
             labels = batch.pop("labels")
             logits = model(**batch, logits_to_keep=0 if labels.numel() < 512 else 64).logits

@@ -19,9 +19,9 @@ FOLDER = Path("benchmarks") / "results"
 
 
 def measured(recipe: Recipe, model: Architecture, checkpointing: bool) -> list[dict[str, Any]]:
-    """Records of this setting: [{peak_gib, gpu_name, attention, date, tokens_per_second, failed, file, apart}], none where
-    it was not measured. apart: in words, what was otherwise. A file that is no such record is not one of ours and says
-    nothing.
+    """Records of this setting: [{peak_gib, gpu_name, attention, date, tokens_per_second, failed, file, apart}], none
+    where it was not measured. apart: in words, what was otherwise. A file that is no such record is not one of ours
+    and says nothing.
     """
     get, found = recipe.values.get, []
     wanted = {
