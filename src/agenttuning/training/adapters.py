@@ -160,7 +160,7 @@ def _local(recipe: Recipe) -> bool:
 
 def check_targets(model: PreTrainedModel, recipe: Recipe) -> None:
     """Raise UserError for a name in the LoRA keys that no part of `model` has, which peft passes over when another
-    fits, where peft knows no usual targets for the model and the recipe states none, and for dropout on stacked experts.
+    fits, for dropout on stacked experts, and where peft knows no usual targets and the recipe states none.
     """
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
 
