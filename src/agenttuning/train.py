@@ -143,5 +143,3 @@ def announcement(
         + (f"going on from {start}" if start else "starting at step 0"),
     }
     return "\n".join([*(f"{name:<10} {text}" for name, text in lines.items()), mixture_table(prepared.mixture)])
-
-

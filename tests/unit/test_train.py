@@ -166,6 +166,8 @@ def test_weights_that_are_no_number_are_seen_before_the_first_update(world, tmp_
 def test_keys_about_saving_that_would_do_nothing_are_refused(world, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         trainer_settings(tiny_recipe(world, tmp_path, words))
+
+
 def test_a_finite_loss_with_a_gradient_that_is_none_stops_too(world, tmp_path, monkeypatch):
     from trl import SFTTrainer
 

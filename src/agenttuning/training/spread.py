@@ -64,7 +64,20 @@ def watch(trainer: Trainer) -> None:
     check_processes(trainer, config, path.name)
     if config["distributed_type"] == "DEEPSPEED":  # DeepSpeed 0.19 calls by their old names what torch 2.13 renamed
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    keep_losses(trainer)
     trainer.add_callback(Watch(trainer, config, path.name))
+
+
+def keep_losses(trainer: Trainer) -> None:
+    """Let FSDP 2 hand out what the model returns as it is. accelerate 1.15 has it rounded to the compute dtype: TRL
+    divides the losses by the number of tokens after that, so in bf16 the loss, and the gradient with it, came out up to
+    0.5 % wrong. What layers hand to each other is in the compute dtype with or without it.
+    """
+    from dataclasses import replace
+
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
 
 
 def check_processes(trainer: Trainer, config: dict[str, Any], name: str) -> None:
