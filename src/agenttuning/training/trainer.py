@@ -152,6 +152,12 @@ class Trainer(SFTTrainer):
         if resume.SCALE not in self._lost:
             super()._load_scaler(checkpoint)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # a tied weight is saved once, under its other name, and is not missing
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     @property
     def _lost(self) -> tuple[str, ...]:
         return self.start.lost if self.start else ()
