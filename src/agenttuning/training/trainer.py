@@ -92,11 +92,6 @@ class Trainer(SFTTrainer):
     def create_optimizer(self, model=None):
         if self.recipe.values.get("optim") != optim.NAME or self.optimizer is not None:
             return super().create_optimizer(model)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise UserError(
-                "optim: muon orthogonalises whole matrices and has not been tested on sharded ones; it might train "
-                "something else; use adamw_torch_fused, or launch.accelerate_config: ddp or single_gpu"
-            )
         model = self.model if model is None else model
         self.optimizer = optim.build(model, self.get_decay_parameter_names(model), self.recipe.values)
         return self.optimizer
