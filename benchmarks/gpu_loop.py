@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from agenttuning.model_size import LLAMA_2, Architecture, layer_parameters
@@ -136,10 +137,16 @@ def build(setting: Setting, device: torch.device) -> torch.nn.Module:
         dropout.install(model, setting.hidden_dropout)
     if setting.checkpointing != "none":
         extra = {"context_fn": selective} if setting.checkpointing == "selective" else {}
-        # transformers 5.23 renamed it
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False, **extra})
+        for layer in decoder_layers(model):
+            layer.forward = functools.partial(recomputed, layer.forward, extra)
     return model
+
+
+def recomputed(forward, extra: dict, *arguments, **named):
+    """A decoder layer's forward under checkpointing. Inside the layer's call, so that a compiled layer holds it: around
+    a compiled one, where older versions of transformers have it, torch 2.13 fails with `selective`.
+    """
+    return checkpoint(functools.partial(forward, **named), *arguments, use_reentrant=False, **extra)
 
 
 def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -160,9 +167,10 @@ def selective() -> tuple:
 
 
 def attention_error(model: torch.nn.Module, setting: Setting, device: torch.device) -> float | None:
-    """How far the last logits of the first rows lie from those of sdpa with its mask, in their standard deviations.
+    """How far the last logits of one row lie from those of sdpa with its mask, in their standard deviations.
 
-    A root mean square, for TOLERATED. None where sdpa is what is measured.
+    A root mean square, for TOLERATED. None where sdpa is what is measured. One row, because that one holds two
+    documents, and the last of more rows may hold one, which nothing could leak into.
     """
     if setting.attention == "sdpa":
         return None
@@ -173,7 +181,7 @@ def attention_error(model: torch.nn.Module, setting: Setting, device: torch.devi
     model.eval()  # nothing is dropped
     for name in (setting.attention, "sdpa"):
         inner.set_attn_implementation(name)
-        batch = next(batches(replace(setting, attention=name), device, 1))
+        batch = next(batches(replace(setting, attention=name, rows=1), device, 1))
         with torch.no_grad(), autocast(setting, device):
             labels = batch.pop("labels")
             logits = model(**batch, logits_to_keep=0 if labels.numel() < 512 else 64).logits

@@ -1,6 +1,6 @@
 """How fast a Llama-2 of full size trains on one GPU, beside stock TRL on the same rows, in one run.
 
-    python benchmarks/train_gpu.py [--model 7b] [--attention auto] [--activation-checkpointing none] [--compile]
+    python benchmarks/train_gpu.py [--model 7b] [--attention auto] [--activation-checkpointing selective] [--compile]
 
 Needs torch and transformers; no Hub, no data, no network. Random weights (not zero), packed 4,096-token rows whose
 documents have the lengths of the simulated mixture (data.py), the recipes' optimizer, a median over the micro-steps
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=("full", "lora"), default="full")
     parser.add_argument("--weights", choices=("float32", "bfloat16"), help="default float32; with lora bfloat16")
     parser.add_argument("--attention", choices=("auto", *ATTENTION), default="auto", help="auto: the first one here")
-    parser.add_argument("--activation-checkpointing", choices=("none", "selective", "full"), default="none")
+    parser.add_argument("--activation-checkpointing", choices=("none", "selective", "full"), default="selective")
     parser.add_argument("--hidden-dropout", type=float, default=0.0, help="0.05 in the paper's recipes; default 0")
     parser.add_argument("--compile", action="store_true", help="torch.compile each decoder layer")
     parser.add_argument("--rows", type=int, default=1, help="packed rows in a micro-batch (default 1)")

@@ -164,9 +164,10 @@ def run(words: list[str]) -> None:
     """Run the launch to its end. Exits this process with its status when that is not 0.
 
     SIGTERM is passed on once, so that the processes save, and this one waits for them: a batch system kills what its
-    first process leaves behind. Ctrl-C comes from the terminal to all of them by itself; this one waits then, too. The
-    status is 143 or 130, whatever the agent in between makes of it. The folder of this Python leads the PATH: DeepSpeed
-    compiles its operators with the `ninja` that pip put there.
+    first process leaves behind. Ctrl-C reaches them from the terminal; this one waits as well, or the shell would be
+    back, and a second Ctrl-C reach nobody, while they still save. The status is 143 or 130 then, whatever the agent in
+    between makes of it. The folder of this Python leads the PATH: DeepSpeed compiles its operators with the `ninja`
+    that pip put there.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     print("starting:", " ".join(words), flush=True)
@@ -174,7 +175,7 @@ def run(words: list[str]) -> None:
     children: list[subprocess.Popen] = []
 
     def pass_on(number: int, _frame: object) -> None:
-        if not told and number == signal.SIGTERM:
+        if number == signal.SIGTERM and number not in told:
             for child in children:
                 child.send_signal(number)
         told.append(number)
@@ -183,8 +184,8 @@ def run(words: list[str]) -> None:
     try:
         with subprocess.Popen(words, env={**SAVE_SECONDS, **os.environ, "PATH": path, LAUNCHED: "1"}) as child:
             children.append(child)
-            if told:
-                child.send_signal(told[0])
+            if signal.SIGTERM in told:
+                child.send_signal(signal.SIGTERM)
             status = child.wait()
     finally:
         for number, handler in before.items():

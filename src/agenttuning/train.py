@@ -61,7 +61,8 @@ def train(
     with settings.main_process_first(local=False):
         prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
         rows = trainable_rows(prepared, recipe)
-    if resume == "auto" and run_record.finished(recipe, prepared):
+    # asked once: a file system may show the machines different states, and a local model is hashed for the answer
+    if on_main(settings, lambda: resume == "auto" and run_record.finished(recipe, prepared)):
         if main:
             print(f"{recipe.run_dir / 'model'} is finished; to train it again: --resume never", flush=True)
         return recipe.run_dir / "model"
@@ -71,7 +72,7 @@ def train(
         "data": prepared.key,
         "rows": rows_fingerprint(prepared),
         "versions": run_record.versions(),
-        "started_from": run_record.started_from(recipe),
+        "started_from": on_main(settings, lambda: run_record.started_from(recipe)),
     }
     start = on_main(settings, lambda: find_start(recipe, resume, prepared, seal, settings.world_size, allow_partial))
     if main:

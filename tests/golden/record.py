@@ -10,6 +10,7 @@ with the paper's optimizer, two micro-batches accumulated. Neither has dropout.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -98,7 +99,9 @@ def distance(found: list[dict], golden: list[dict]) -> dict[str, float]:
                 if None in (mine, value):
                     apart[key] = max(apart[key], 0.0 if mine is value else 1.0)
                 else:
-                    apart[key] = max(apart[key], abs(mine - value) / max(abs(value), 1e-12))
+                    difference = abs(mine - value) / max(abs(value), 1e-12)
+                    # what is no number would be passed over by max(), and by every comparison
+                    apart[key] = max(apart[key], difference if math.isfinite(difference) else math.inf)
     return apart
 
 

@@ -53,6 +53,13 @@ def test_what_changes_the_training_moves_the_curve(root, change):
     assert "loss" in moved("adamw", record.curve(root, "adamw", change))
 
 
+def test_what_is_no_number_has_moved():
+    curve = GOLDEN["curves"]["adamw"]
+    assert not moved("adamw", curve)
+    for key in ("loss", "grad_norm"):
+        assert key in moved("adamw", [{**curve[0], key: float("nan")}, *curve[1:]])
+
+
 def test_the_committed_curve_says_where_it_comes_from():
     environment = GOLDEN["environment"]
     assert environment["command"] == record.COMMAND and Path(record.__file__).is_file()

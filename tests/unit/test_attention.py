@@ -228,6 +228,28 @@ def test_the_kernel_of_this_torch_takes_what_it_is_given():
     assert varlen._kernel(query, key, value, bounds, 7, 0.2, 3).shape == (12, 4, 8)
 
 
+def test_the_kernels_path_is_traced_without_a_break(monkeypatch):
+    """A break inside a checkpointed layer would leave all of it uncompiled. On the CPU, with a stand-in kernel."""
+
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        return query * scale + (key.sum() + value.sum()) * cu_seq_q.sum() * max_q
+
+    def call(query, key, value, bounds):
+        with torch.autocast("cpu", torch.bfloat16):
+            return varlen.attention(Causal(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=7)[0]
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    monkeypatch.setattr(varlen, "_cover", lambda *_: True)
+    monkeypatch.setattr(
+        varlen, "by_document", lambda q, k, v, b, scale, window: varlen._kernel(q, k, v, b, 7, scale, window)
+    )
+    varlen.kernel.cache_clear()
+    inputs = (*states(), torch.tensor([0, 5, 12], dtype=torch.int32))
+    wanted = call(*inputs)
+    assert torch.equal(torch.compile(call, backend="eager", fullgraph=True)(*inputs), wanted)
+    varlen.kernel.cache_clear()
+
+
 def test_varlen_says_where_it_cannot_run():
     assert varlen.available("cpu") is None
     assert "not on mps" in varlen.available("mps")

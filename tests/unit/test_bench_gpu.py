@@ -110,6 +110,32 @@ def test_documents_that_see_each_other_are_found_out(monkeypatch):
         gpu_loop.measure(setting, CPU)
 
 
+def test_the_row_that_attention_is_checked_on_holds_two_documents(monkeypatch):
+    for length in (2048, 4096, 8192):
+        (row,) = gpu_loop.documents(1, length)
+        assert len(row) > 1 and row[-1] >= 64  # whose logits are compared
+    seen, honest = [], gpu_loop.batches
+    monkeypatch.setattr(gpu_loop, "batches", lambda setting, *more: seen.append(setting.rows) or honest(setting, *more))
+    setting = replace(TINY, attention="varlen", rows=4)
+    gpu_loop.attention_error(gpu_loop.build(setting, CPU), setting, CPU)
+    assert seen == [1, 1]
+
+
+def test_a_compiled_layer_holds_its_checkpointing():
+    """Around a compiled layer, selective checkpointing fails; inside it, dynamo traces both as one graph."""
+    bare, found = gpu_loop.build(TINY, CPU), []
+    for kind in ("selective", "full"):
+        torch._dynamo.reset()
+        model = gpu_loop.build(replace(TINY, checkpointing=kind), CPU)
+        for layer in gpu_loop.decoder_layers(model):
+            layer.compile(backend="aot_eager", fullgraph=True)
+        model(**next(gpu_loop.batches(TINY, CPU, 1))).loss.backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    bare(**next(gpu_loop.batches(TINY, CPU, 1))).loss.backward()
+    for gradients in found:
+        assert all(torch.allclose(a, b.grad, atol=1e-6) for a, b in zip(gradients, bare.parameters(), strict=True))
+
+
 def test_measuring_trains_every_weight():
     for method in ("full", "lora"):
         setting = replace(TINY, method=method, weights="float32")
@@ -161,7 +187,7 @@ def test_the_peer_is_trl_where_it_is_and_else_the_plain_loop_with_its_defaults(m
     monkeypatch.setattr(train_gpu, "trl_is_here", lambda: trl)
     monkeypatch.setattr(train_gpu, "measured", lambda *words: asked.append(words[1]) or train_gpu.part(*words))
     record = train_gpu.record(train_gpu.checked(train_gpu.parser(), ["--tiny"]))
-    assert [(one.checkpointing, one.attention) for one in asked] == [("none", "varlen"), ("full", "sdpa")]
+    assert [(one.checkpointing, one.attention) for one in asked] == [("selective", "varlen"), ("full", "sdpa")]
     peer = record["peer"]
     assert ("SFTTrainer" in peer["is"], "plain loop with TRL's defaults" in peer["is"]) == (trl, not trl)
     assert peer["n"] == 4 and peer["loss"] == pytest.approx(record["loss"], abs=0.05)  # the same start and rows

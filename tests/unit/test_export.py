@@ -114,6 +114,25 @@ def test_licence_notice_and_card(exported):
     card = ModelCard.load(exported / "README.md")
     assert card.data.license == "llama2" and card.data.library_name == "transformers"
     assert json.loads((exported / "train.json").read_text())["recipe_hash"] in card.text
+    assert "| trained | the whole model |" in card.text and "hidden dropout" not in card.text
+    assert "trained in float32 weights, rounded once to bfloat16" in card.text
+    counts = json.loads((exported / "train.json").read_text())["supervised_tokens"]
+    share = f"{100 * counts['agents'] / sum(counts.values()):.1f} %"
+    assert f"(agents {share}, chats " in card.text
+
+
+def test_the_card_says_how_it_was_trained(recipe, exported):
+    from dataclasses import replace
+
+    from agenttuning.export import base, card
+
+    lora = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj"], "load_in_4bit": True, "dtype": "bfloat16"}
+    told = replace(recipe, values={**recipe.values, **lora, "hidden_dropout": 0.05})
+    merged, alone = (card.write(told, base.find(recipe), 2, None, adapter=adapter) for adapter in (False, True))
+    assert "| hidden dropout | 0.05 while it trained, none in use |" in merged
+    assert "a LoRA adapter of rank 4, alpha 32 (q_proj) on frozen 4-bit weights" in merged
+    assert "merged into the base's bfloat16 weights, rounded once |" in merged
+    assert "the adapter was trained in float32 and is stored so" in alone and "merged" not in alone
 
 
 def test_a_local_base_is_said_to_lack_its_name_and_nothing_else(recipe, exported):

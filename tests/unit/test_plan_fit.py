@@ -193,6 +193,13 @@ def test_a_measured_peak_of_this_setting_stands_beside_the_estimate(repository):
     assert found["peak_gib"] == 117.25 and found["file"] == "h200.json"
     page = plan.page(load(*ALONE))
     assert "117.2 GiB at the peak on NVIDIA H200, attention varlen, 9,876 tokens/s (2026-11-25" in page
+    write("h200", hidden_dropout=0.0, compile=True)
+    assert "attention varlen, hidden dropout 0, compiled, 9,876 tokens/s" in plan.page(load(*ALONE))
+    write("h200", hidden_dropout=0.05, compile=False)
+    assert "attention varlen, 9,876 tokens/s" in plan.page(load(*ALONE))
+    write("h200", failed="out of memory: CUDA out of memory.", peak_gib=138.9, tokens_per_second=None)
+    page = plan.page(load(*ALONE))
+    assert "out of memory after 138.9 GiB on NVIDIA H200, attention varlen (2026" in page and "at the peak" not in page
     assert load(ALONE[0], "activation_checkpointing=false").measured == [], "kept activations are another setting"
     assert load(*ALONE, "launch.attention=sdpa").measured == []
     assert load().measured == [], "another accelerate config"

@@ -24,7 +24,7 @@ FULL32, FULL16 = Method("full"), Method("full", 2, 2)
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def saved(model, autocast):
+def saved(model, autocast, batch=None):
     """Bytes that a forward pass over two packed documents keeps, weights and their bf16 copies left out."""
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     shapes = {tuple(weight.shape) for weight in model.parameters() if weight.dim() == 2}
@@ -40,8 +40,9 @@ def saved(model, autocast):
     ids = torch.randint(5, 90, (1, TOKENS))
     positions = torch.cat([torch.arange(50), torch.arange(TOKENS - 50)])[None]
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    batch = batch or {"input_ids": ids, "position_ids": positions}
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        model.model(input_ids=ids, position_ids=positions, use_cache=False)
+        model.model(**batch, use_cache=False)
     return sum(size for size, _ in kept.values())
 
 
@@ -151,6 +152,24 @@ def test_an_attention_that_takes_lengths_stores_no_square():
     repeated = 2 * 2 * (grouped.queries - grouped.keys) * 4096
     flash, sdpa = (activations.of_layer(grouped, FULL32, 4096, name, "bf16") for name in ("varlen", "sdpa"))
     assert sdpa - flash == 2 * 4096**2 + repeated
+
+
+def test_rows_below_each_other_have_squares_of_their_own():
+    """As training/collate.py lays packed rows for an attention with a mask; end to end each pair of tokens counts."""
+    ids, positions = torch.randint(5, 90, (1, TOKENS)), torch.arange(TOKENS)[None]
+
+    def kept(rows):
+        batch = {"input_ids": ids.expand(rows, -1), "position_ids": positions.expand(rows, -1).clone()}
+        batch["position_ids"][:, 50:] -= 50
+        one, two = (saved(built("llama", layers, "eager"), False, batch) for layers in (1, 2))
+        return two - one
+
+    size = architecture("llama")
+    told = activations.of_layer(size, FULL32, 3 * TOKENS, "eager", "fp32", gpu=False, row=TOKENS)
+    assert told == kept(3)
+    assert activations.of_layer(size, FULL32, 3 * TOKENS, "eager", "fp32", gpu=False) > told
+    three = load("7b", "sft.yaml", "per_device_train_batch_size=4", "launch.attention=sdpa")
+    assert parts(three).activations == pytest.approx(4 * parts(load("7b")).activations, rel=1e-3)
 
 
 def test_seven_billion_without_recomputing_is_what_is_known_of_it():

@@ -31,6 +31,8 @@ def write(recipe: Recipe, base: Base, step: int | None, record: dict[str, Any] |
         "base_revision": base.revision,
         "step": step,
         "adapter": adapter,
+        "trained": _trained(recipe),
+        "precision": _precision(recipe, adapter),
         "built_with": base.built_with,
         "lacking": base.lacking,
         "sources": [{"name": key, "share": one.share} for key, one in sorted(recipe.mixture.sources.items())],
@@ -46,6 +48,33 @@ def write(recipe: Recipe, base: Base, step: int | None, record: dict[str, Any] |
     }
     body = templating.render("model_card.md.jinja", values, TEMPLATES)
     return f"---\n{header(recipe, base, adapter)}---\n\n{body}"
+
+
+def _frozen(recipe: Recipe) -> str:
+    get = recipe.values.get
+    return "4-bit" if get("load_in_4bit") else "8-bit" if get("load_in_8bit") else get("dtype") or "float32"
+
+
+def _trained(recipe: Recipe) -> str:
+    get = recipe.values.get
+    if not get("use_peft"):
+        return "the whole model"
+    from trl import ModelConfig
+
+    rank, alpha = get("lora_r", ModelConfig.lora_r), get("lora_alpha", ModelConfig.lora_alpha)
+    layers = ", ".join(get("lora_target_modules") or get("lora_target_parameters") or ["PEFT's usual layers"])
+    return f"a LoRA adapter of rank {rank}, alpha {alpha} ({layers}) on frozen {_frozen(recipe)} weights"
+
+
+def _precision(recipe: Recipe, adapter: bool) -> str:
+    if not recipe.values.get("use_peft"):
+        return "trained in float32 weights, rounded once to bfloat16"
+    if adapter:
+        return "the adapter was trained in float32 and is stored so"
+    # merging.merge: never into the quantised weights that were trained on
+    held = recipe.values.get("dtype") or "float32"
+    rounded = "rounded once" if held == "bfloat16" else "rounded once to bfloat16"
+    return f"the adapter was trained in float32 and merged into the base's {held} weights, {rounded}"
 
 
 def header(recipe: Recipe, base: Base, adapter: bool) -> str:

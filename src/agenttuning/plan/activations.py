@@ -35,10 +35,13 @@ def of_layer(
     stream: str,
     gpu: bool = True,
     dropped: bool = False,
+    row: int | None = None,
 ) -> float:
-    """Bytes that one decoder layer keeps for a micro-batch of `tokens`, flattened to one row. dropped: with hidden
-    dropout, which has a mask for what attention adds and one for what the MLP adds.
+    """Bytes that one decoder layer keeps for a micro-batch of `tokens`. dropped: with hidden dropout, which has a mask
+    for what attention adds and one for what the MLP adds. row: tokens of a row where rows lie one below the other,
+    which is the side of each square that an attention with a mask stores; None where they lie end to end.
     """
+    side = row or tokens
     size, frozen = element(stream), method.kind != "full"
     hidden, queries, keys = model.hidden, model.queries, model.keys
     each = 4 * 2  # the two norms' scales
@@ -46,9 +49,9 @@ def of_layer(
     expanded = queries if masked(attention) else keys  # sdpa with a mask has keys and values repeated for every head
     each += size * (2 * queries + 2 * expanded)
     if attention == "eager":  # the softmax in float32, and cast
-        each += model.heads * tokens * (4 + (2 if stream != "fp32" else 0))
+        each += model.heads * side * (4 + (2 if stream != "fp32" else 0))
     else:
-        each += 4 * model.heads + (size * tokens if masked(attention) else 0)
+        each += 4 * model.heads + (size * side if masked(attention) else 0)
     if model.qk_norm:
         normalised = 0 if frozen else size
         each += (4 + normalised) * (queries + keys) + 4 * (model.heads + model.kv_heads)
@@ -85,9 +88,10 @@ def stored(
     checkpointing: bool,
     gpu: bool = True,
     dropped: bool = False,
+    row: int | None = None,
 ) -> float:
     """Bytes of all layers. With checkpointing each layer keeps its input, and one at a time is computed again."""
-    one = of_layer(model, method, tokens, attention, stream, gpu, dropped)
+    one = of_layer(model, method, tokens, attention, stream, gpu, dropped, row)
     if not checkpointing:
         return model.layers * one
     residual = 2 if stream == "bf16" else 4

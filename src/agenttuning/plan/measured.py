@@ -2,7 +2,8 @@
 
 A record is one JSON object. Keys read here: model, method (full, lora, qlora), weights (dtype), accelerate_config,
 attention, activation_checkpointing (none, selective, full), per_device_train_batch_size, max_length, peak_gib; and, to
-say where it comes from, gpu_name, date, tokens_per_second.
+say where it comes from, gpu_name, date, tokens_per_second. `failed` says that the GPU's memory was too small; its peak
+is then what had been taken. hidden_dropout and compile change the peak by little and are told where they differ.
 """
 
 import json
@@ -18,8 +19,9 @@ FOLDER = Path("benchmarks") / "results"
 
 
 def measured(recipe: Recipe, model: Architecture, checkpointing: bool) -> list[dict[str, Any]]:
-    """Records of this very setting: [{peak_gib, gpu_name, attention, date, tokens_per_second, file}], none where it was
-    not measured. A file that is no such record is not one of ours and says nothing.
+    """Records of this setting: [{peak_gib, gpu_name, attention, date, tokens_per_second, failed, file, apart}], none
+    where it was not measured. apart: in words, what was otherwise. A file that is no such record is not one of ours
+    and says nothing.
     """
     get, found = recipe.values.get, []
     wanted = {
@@ -40,6 +42,17 @@ def measured(recipe: Recipe, model: Architecture, checkpointing: bool) -> list[d
         same = model_size.find(str(record.get("model"))) == model
         same &= all(record.get(key) == value for key, value in wanted.items())
         if same and recipe.launch.attention in ("auto", record.get("attention")):
-            told = ("peak_gib", "gpu_name", "attention", "date", "tokens_per_second")
-            found.append({key: record.get(key) for key in told} | {"file": path.name})
+            told = ("peak_gib", "gpu_name", "attention", "date", "tokens_per_second", "failed")
+            about = {"file": path.name, "apart": _apart(recipe, record)}
+            found.append({key: record.get(key) for key in told} | about)
     return found
+
+
+def _apart(recipe: Recipe, record: dict[str, Any]) -> list[str]:
+    dropped, compiled = recipe.values.get("hidden_dropout") or 0, bool(recipe.values.get("torch_compile"))
+    words = []
+    if record.get("hidden_dropout", dropped) != dropped:
+        words.append(f"hidden dropout {record['hidden_dropout']:g}")
+    if record.get("compile", compiled) != compiled:
+        words.append("compiled" if record["compile"] else "not compiled")
+    return words

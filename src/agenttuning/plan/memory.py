@@ -49,7 +49,8 @@ class Memory:
 @dataclass(frozen=True)
 class Case:
     """One way to run one model. config: a validated accelerate config; stream: see plan.activations; synced: whether
-    each micro-batch's gradients are reduced at once (always so without accumulation); dropped: with hidden dropout.
+    each micro-batch's gradients are reduced at once (always so without accumulation); dropped: with hidden dropout;
+    row: as plan.activations has it.
     """
 
     model: Architecture
@@ -64,6 +65,7 @@ class Case:
     checkpointing: bool
     synced: bool
     dropped: bool = False
+    row: int | None = None
 
 
 def case(recipe: Recipe, model: Architecture, config: dict, processes: int, machines: int, micro: int) -> Case | str:
@@ -95,6 +97,8 @@ def case(recipe: Recipe, model: Architecture, config: dict, processes: int, mach
         checkpointing=checkpointing,
         synced=micro == 1 or bool(options.get("sync_each_batch")),
         dropped=bool(get("hidden_dropout")),
+        # training/trainer.py lays packed rows apart for an attention with a mask, but for a router's loss
+        row=None if model.experts and get("packing") else get("max_length"),
     )
 
 
@@ -125,7 +129,8 @@ def estimate(one: Case) -> Memory | str:
     if kind == "DEEPSPEED":  # 18 bytes a parameter, as its estimate_zero3_model_states_mem_needs: bf16 beside float32
         weights += 2.0 * trained
     gpu = not one.config.get("use_cpu")
-    kept = activations.stored(model, method, one.tokens, one.attention, one.stream, one.checkpointing, gpu, one.dropped)
+    how = (one.attention, one.stream, one.checkpointing, gpu, one.dropped, one.row)
+    kept = activations.stored(model, method, one.tokens, *how)
     head = activations.loss_head(model, method, one.tokens, one.stream)
     if kind not in ("FSDP", "DEEPSPEED"):
         copies = _copies(one) + (gradients if kind == "MULTI_GPU" else 0)  # DDP's buckets are no views of the gradients

@@ -70,10 +70,12 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
     rows = [("memory", f"{text}: {verdict}{limit}")]
     for one in plan.measured:
         speed = f", {one['tokens_per_second']:,.0f} tokens/s" if one["tokens_per_second"] else ""
+        peak = f"{'out of memory after ' if one['failed'] else ''}{one['peak_gib']:.1f} GiB"
+        peak += "" if one["failed"] else " at the peak"
         rows.append(
             (
                 "measured",
-                f"{one['peak_gib']:.1f} GiB at the peak on {one['gpu_name']}, attention {one['attention']}{speed} "
+                f"{peak} on {one['gpu_name']}, attention {', '.join([one['attention'], *one['apart']])}{speed} "
                 f"({one['date'] or 'undated'}, benchmarks/results/{one['file']})",
             )
         )
