@@ -18,7 +18,7 @@ from agenttuning import model_size, trackers
 from agenttuning.errors import UserError
 from agenttuning.machine import Machine, detect
 from agenttuning.recipe import Recipe
-from agenttuning.recipe.accelerate_config import checkpoints_activations, validate
+from agenttuning.recipe.accelerate_config import check_optimizer, checkpoints_activations, validate
 from agenttuning.training import adapters
 
 CONNECT_SECONDS = 1.5
@@ -47,7 +47,9 @@ def check(
     """
     # a wrong config file is a mistake in the repository rather than something missing: it raises by itself
     adapters.check(recipe)
-    checkpoints_activations(recipe, validate(recipe.accelerate_config))
+    config = validate(recipe.accelerate_config)
+    checkpoints_activations(recipe, config)
+    check_optimizer(recipe, config)
     missing = [] if on_cpu else _gpu(recipe, machine or detect())
     missing += [lack] if (lack := adapters.missing(recipe)) else []
     local, remote = _wanted(recipe, data_paths or {})

@@ -13,7 +13,7 @@ import torch
 
 from agenttuning import cli, launch, plan, preflight, recipe
 from agenttuning.errors import UserError
-from agenttuning.recipe.accelerate_config import checkpoints_activations, validate
+from agenttuning.recipe.accelerate_config import check_optimizer, checkpoints_activations, validate
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.training import spread
 
@@ -176,12 +176,14 @@ def test_a_rehearsal_needs_no_gpu(monkeypatch):
 
 def test_the_rehearsal_in_the_readme_is_one(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    page = (REPOSITORY / "accelerate_configs/README.md").read_text().replace("\\\n", " ")
-    words = shlex.split(re.search(r"^    python -m agenttuning train (.*)$", page, re.M)[1])
-    asked = cli.parse("train", words)
+    page = (REPOSITORY / "accelerate_configs/README.md").read_text()
+    words = shlex.split(re.search(r"^make train-tiny ARGS='(.*)'$", page, re.M)[1])
+    asked = cli.parse("train", ["recipes/agentlm-tiny/sft.yaml", *words])
     one = recipe.load(asked.recipe, asked.overrides, asked.run_dir)
     assert plan.accumulation(one, asked.cpu_processes) == 1
-    checkpoints_activations(one, validate(one.accelerate_config))
+    config = validate(one.accelerate_config)
+    checkpoints_activations(one, config)
+    check_optimizer(one, config)  # the twin's own cannot be sharded
     assert launch.command(one, {}, asked.resume, cpu_processes=asked.cpu_processes)[6] == "2"
 
 

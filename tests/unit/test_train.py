@@ -260,3 +260,36 @@ def test_a_checkpoint_from_other_starting_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match="other starting weights"):
         train(tiny_recipe(world, tmp_path / "run", *steps))
     train(tiny_recipe(world, tmp_path / "run", *steps), resume="never")
+
+
+@pytest.mark.parametrize("config", ["fsdp2", "zero3"])
+def test_muon_on_shards_is_refused_before_processes_are_started(world, tmp_path, config):
+    from agenttuning import preflight
+
+    words = ("optim=muon", "optim_args=adamw_lr=0.003", f"launch.accelerate_config={config}")
+    one = tiny_recipe(world, tmp_path / "a", *words)
+    for check in (lambda: preflight.check(one, on_cpu=True), lambda: trainer_settings(one)):
+        with pytest.raises(UserError, match=f"optim: muon .* that {config}.yaml shards"):
+            check()
+
+
+def test_a_resume_warns_of_weights_that_are_missing_and_of_no_tied_one(monkeypatch):
+    from types import SimpleNamespace
+
+    import transformers
+
+    from agenttuning.training.trainer import Trainer
+    from helpers.tiny_models import tiny
+
+    said = []
+    monkeypatch.setattr(transformers.trainer.logger, "warning", said.append)
+    trainer = Trainer.__new__(Trainer)
+    trainer.model = tiny("qwen3", tie_word_embeddings=True)
+    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+    weights = trainer.model.state_dict()
+    del weights["lm_head.weight"]
+    trainer._issue_warnings_after_load(trainer.model.load_state_dict(weights, strict=False))
+    assert said == []
+    del weights["model.norm.weight"]
+    trainer._issue_warnings_after_load(trainer.model.load_state_dict(weights, strict=False))
+    assert len(said) == 1 and "['model.norm.weight']" in said[0]

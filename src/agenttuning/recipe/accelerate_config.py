@@ -190,6 +190,16 @@ def checkpoints_activations(recipe: Recipe, config: dict[str, Any]) -> bool:
     return by_fsdp or by_model
 
 
+def check_optimizer(recipe: Recipe, config: dict[str, Any]) -> None:
+    """Raise UserError for `optim: muon` where matrices are sharded."""
+    if recipe.values.get("optim") == "muon" and config["distributed_type"] in ("FSDP", "DEEPSPEED"):
+        raise UserError(
+            f"{recipe.path}: optim: muon orthogonalises whole matrices and has not been tested on those that "
+            f"{recipe.accelerate_config.name} shards; it might train something else; use adamw_torch_fused, or "
+            "launch.accelerate_config: ddp or single_gpu"
+        )
+
+
 def recomputes(recipe: Recipe) -> bool:
     """Whether the recipe asks for activation checkpointing, by today's name or the older one; TRL's default is yes."""
     stated = [recipe.values.get(key) for key in ("activation_checkpointing", "gradient_checkpointing")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agenttuning import plan, trackers
 from agenttuning.errors import UserError
 from agenttuning.machine import detect
-from agenttuning.recipe.accelerate_config import validate
+from agenttuning.recipe.accelerate_config import check_optimizer, validate
 from agenttuning.training import adapters
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def check_keys(recipe: Recipe, known: set[str]) -> None:
         from agenttuning.training.optim import parse_arguments
 
         parse_arguments(get("optim_args"))
+    check_optimizer(recipe, validate(recipe.accelerate_config))
 
 
 def check_saving(recipe: Recipe) -> None:

@@ -94,11 +94,6 @@ class Trainer(SFTTrainer):
     def create_optimizer(self, model=None):
         if self.recipe.values.get("optim") != optim.NAME or self.optimizer is not None:
             return super().create_optimizer(model)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise UserError(
-                "optim: muon orthogonalises whole matrices and has not been tested on sharded ones; it might train "
-                "something else; use adamw_torch_fused, or launch.accelerate_config: ddp or single_gpu"
-            )
         model = self.model if model is None else model
         self.optimizer = optim.build(model, self.get_decay_parameter_names(model), self.recipe.values)
         return self.optimizer
@@ -153,6 +148,12 @@ class Trainer(SFTTrainer):
     def _load_scaler(self, checkpoint) -> None:
         if resume.SCALE not in self._lost:
             super()._load_scaler(checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # a tied weight is saved once, under its other name, and is not missing
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     @property
     def _lost(self) -> tuple[str, ...]:
