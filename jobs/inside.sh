@@ -4,7 +4,7 @@
 #   jobs/inside.sh BUCKET HOURS RECIPE [key=value ...]
 set -euo pipefail
 bucket=$1 hours=$2 recipe=$3
-run=runs/$(basename "$(dirname "$recipe")")/$(basename "$recipe" .yaml)
+run=${recipe%.yaml} run=runs/${run##*recipes/}  # where every other verb looks for it
 make --no-print-directory .venv/.ready
 hf=.venv/bin/hf
 

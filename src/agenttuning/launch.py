@@ -164,8 +164,10 @@ def run(words: list[str]) -> None:
     """Run the launch to its end. Exits this process with its status when that is not 0.
 
     SIGTERM is passed on once, so that the processes save, and this one waits for them: a batch system kills what its
-    first process leaves behind. The status is 143 then, whatever the agent in between makes of it. The folder of this
-    Python leads the PATH: DeepSpeed compiles its operators with the `ninja` that pip put there.
+    first process leaves behind. Ctrl-C reaches them from the terminal; this one waits as well, or the shell would be
+    back, and a second Ctrl-C reach nobody, while they still save. The status is 143 or 130 then, whatever the agent in
+    between makes of it. The folder of this Python leads the PATH: DeepSpeed compiles its operators with the `ninja`
+    that pip put there.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     print("starting:", " ".join(words), flush=True)
@@ -173,24 +175,28 @@ def run(words: list[str]) -> None:
     children: list[subprocess.Popen] = []
 
     def pass_on(number: int, _frame: object) -> None:
-        if not told:
+        if number == signal.SIGTERM and number not in told:
             for child in children:
                 child.send_signal(number)
         told.append(number)
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with subprocess.Popen(words, env={**SAVE_SECONDS, **os.environ, "PATH": path, LAUNCHED: "1"}) as child:
             children.append(child)
-            if told:
+            if signal.SIGTERM in told:
                 child.send_signal(signal.SIGTERM)
             status = child.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if status and told:
-        raise SystemExit(128 + signal.SIGTERM)
-    if status:
-        raise SystemExit(status if status > 0 else 128 - status)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if not status:
+        return
+    if told:
+        print(f"ended by {signal.Signals(told[0]).name}; a traceback above is that of accelerate's agent", flush=True)
+        raise SystemExit(128 + told[0])
+    print("the processes failed; their own words stand above the traceback of accelerate's agent", file=sys.stderr)
+    raise SystemExit(status if status > 0 else 128 - status)
 
 
 def prepare_process(recipe: Recipe, cpu_processes: int | None = None) -> None:

@@ -16,6 +16,7 @@ from agenttuning.data.folders import claim
 from agenttuning.data.prepare import Prepared, prepare
 from agenttuning.data.rows import check_rows, rows_fingerprint, trainable_rows
 from agenttuning.data.table import mixture_table
+from agenttuning.model_size import is_local
 from agenttuning.recipe import Recipe
 from agenttuning.training import adapters
 from agenttuning.training.attention import choose_attention
@@ -60,9 +61,10 @@ def train(
     with settings.main_process_first(local=False):
         prepared = prepare(recipe, tokenizer, recipe.run_dir / "data", data_paths)
         rows = trainable_rows(prepared, recipe)
-    if resume == "auto" and run_record.finished(recipe, prepared):
+    # asked once: a file system may show the machines different states, and a local model is hashed for the answer
+    if on_main(settings, lambda: resume == "auto" and run_record.finished(recipe, prepared)):
         if main:
-            print(f"{recipe.run_dir / 'model'} is finished; --resume never trains it again", flush=True)
+            print(f"{recipe.run_dir / 'model'} is finished; to train it again: --resume never", flush=True)
         return recipe.run_dir / "model"
 
     attention, why = choose_attention(recipe)
@@ -70,7 +72,7 @@ def train(
         "data": prepared.key,
         "rows": rows_fingerprint(prepared),
         "versions": run_record.versions(),
-        "started_from": run_record.started_from(recipe),
+        "started_from": on_main(settings, lambda: run_record.started_from(recipe)),
     }
     start = on_main(settings, lambda: find_start(recipe, resume, prepared, seal, settings.world_size, allow_partial))
     if main:
@@ -92,7 +94,7 @@ def train(
         peft_config=adapters.peft_config(recipe),
     )
     if main:
-        print(adapters.announcement(trainer.model, recipe), flush=True)
+        print(adapters.announcement(trainer.model, recipe), f"{'mfu':<10} {trainer.watch.mfu}", sep="\n", flush=True)
     on_main(settings, lambda: report_probe(trainer))
     spread.watch(trainer)
     trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
@@ -123,7 +125,8 @@ def announcement(
     import torch
 
     get, batch = recipe.values.get, recipe.launch.global_batch
-    model = f"{get('model_name_or_path')} @ {get('model_revision') or 'main'}"
+    name = get("model_name_or_path")
+    model = f"{name} {'(local folder)' if is_local(name) else '@ ' + (get('model_revision') or 'main')}"
     packed = f"packed by {settings.packing_strategy}" if settings.packing else "not packed"
     precision = "bf16" if settings.bf16 else "fp16" if settings.fp16 else "float32"
     optimizer = f"{get('optim') or settings.optim.value} {get('optim_args') or ''}".strip()
@@ -134,7 +137,7 @@ def announcement(
         f"{settings.world_size} processes x {settings.gradient_accumulation_steps} accumulated",
         "attention": attention,
         "optimizer": f"{optimizer}; peak rate {settings.learning_rate:g}, {settings.lr_scheduler_type.value}",
-        "threads": f"{torch.get_num_threads()} beside {settings.device.type}",
+        "device": f"{settings.device.type}, and {torch.get_num_threads()} CPU threads a process",
         "rows": f"{prepared.mixture['draws']:,} conversations in {len(rows):,} rows ({packed}), loss {recipe.loss}",
         "steps": f"{settings.max_steps}, which is {settings.max_steps * batch / len(rows):.2f} passes over the rows; "
         + (f"going on from {start}" if start else "starting at step 0"),

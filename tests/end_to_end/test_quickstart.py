@@ -60,7 +60,7 @@ def test_a_second_call_makes_nothing_again(first, monkeypatch, capsys):
     before = model.stat().st_mtime_ns
     quickstart("recipes/agentlm-tiny", **ITEMS)
     assert model.stat().st_mtime_ns == before
-    assert capsys.readouterr().out.count("is finished; --resume never trains it again") == 3
+    assert capsys.readouterr().out.count("is finished; to train it again: --resume never") == 3
 
 
 def test_the_ablation_trains_all_arms_from_one_base(first, monkeypatch, capsys):

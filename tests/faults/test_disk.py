@@ -63,6 +63,18 @@ def test_the_estimate_is_near_the_real_size(world, whole, tmp_path, monkeypatch)
     assert model == pytest.approx(files["model.safetensors"], rel=0.1)
 
 
+def test_the_estimate_of_an_adapter_holds_the_merged_model(world, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(disk, "check_run", lambda trainer: seen.append(disk.estimate(trainer)))
+    lora = ("use_peft=true", "lora_r=4", "lora_target_modules=[q_proj]", "dtype=bfloat16", "max_steps=2")
+    train(tiny_recipe(world, tmp_path / "a", *lora))
+    [(one, model)] = seen
+    run = tmp_path / "a"
+    written = [run / "model" / "model.safetensors", run / "adapter" / "adapter_model.safetensors"]
+    assert model == pytest.approx(sum(path.stat().st_size for path in written), rel=0.1)
+    assert one < model / 2
+
+
 def test_too_small_for_the_next_save(world, whole, tmp_path, monkeypatch):
     run, one = tmp_path / "a", checkpoints.bytes_of(whole() / "checkpoints" / "checkpoint-2")
     few = one - 5_000  # the log in it is some digits longer or shorter from run to run

@@ -62,6 +62,14 @@ def _rest(one: plan.Plan) -> str:
     return ", ".join(f"{held[name]:.1f}" for name in ("activations", "loss_head", "copies"))
 
 
+def _disk(one: plan.Plan) -> str:
+    """The kept checkpoints, the best, the one being written, and the model, as training/disk.py counts them."""
+    many = one.settings["save_total_limit"] + (one.settings["metric_for_best_model"] is not None) + 1
+    width = 4 if one.settings["dtype"] == "float32" else 2
+    model = 4 * one.trained if one.method == "full" else 4 * one.trained + width * one.parameters
+    return f"{(many * 12 * one.trained + model) / 1e9:,.0f}"
+
+
 ROWS = {
     "command": _command,
     "trained parameters": lambda one: f"{one.trained / 1e6:,.0f} M",
@@ -70,6 +78,7 @@ ROWS = {
     "GiB per GPU": lambda one: f"{one.memory_gib['total']:.1f}",
     "of it weights, gradients, optimizer": _states,
     "of it activations, output head, copies": _rest,
+    "GB of disk": _disk,
     "EFLOP": lambda one: f"{one.flops / 1e18:.1f}",
     "assumed share of 989 TFLOP/s": lambda one: f"{one.settings['launch.mfu']:.0%}",
     "GPU-hours": lambda one: f"{one.gpu_hours:.1f}",

@@ -82,7 +82,7 @@ def test_the_probe_passes_what_is_right(kind, name, capsys):
     model = tiny(kind, name)
     before, state = model.state_dict()["model.norm.weight"].clone(), torch.get_rng_state()
     probe.report_probe(trainer_of(model, checkpointing=kind == "llama"))
-    assert "probe      packed and alone differ by" in capsys.readouterr().out
+    assert "probe      conversations packed and alone differ by" in capsys.readouterr().out
     assert torch.equal(torch.get_rng_state(), state)  # the run's own random numbers are the same with and without it
     assert torch.equal(model.state_dict()["model.norm.weight"], before)
     assert model.config._attn_implementation == name

@@ -51,7 +51,7 @@ def test_varlen_with_recomputed_layers_trains_the_same_and_is_not_saved(world, t
     again = one_step(world, tmp_path / "b", "launch.attention=auto", "activation_checkpointing=true", *packing)
     assert again[2]["attention"] == "varlen"
     assert "attention  varlen (auto: on a CPU the fastest for packed rows" in (said := capsys.readouterr().out)
-    assert said.index("probe      packed and alone differ by") < said.index("step 1/1")
+    assert said.index("probe      conversations packed and alone differ by") < said.index("step 1/1")
     assert again[0] == pytest.approx(plain[0], abs=2e-6)
     for name, gradient in plain[1].items():
         assert (again[1][name] - gradient).abs().max() <= 2e-6 * gradient.abs().max() + 1.2e-7, name

@@ -17,7 +17,7 @@ from agenttuning.training import adapters, merging
 from agenttuning.training.model import load_model
 from agenttuning.training.settings import trainer_settings
 from helpers.tiny_families import family_world
-from helpers.tiny_run import CPU, losses, tiny_model, tiny_recipe, tiny_world, weights
+from helpers.tiny_run import CONFIGS, losses, tiny_model, tiny_recipe, tiny_world, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 LORA = ("use_peft=true", "lora_r=4", "lora_alpha=8", "lora_target_modules=[q_proj, down_proj]")
@@ -191,7 +191,7 @@ def test_every_form_is_merged_as_it_was_trained(world, run, name, overrides):
 
 def test_a_head_trained_whole_on_a_bfloat16_base(tmp_path):
     world = tiny_world(tmp_path)
-    mixed = CPU.replace('mixed_precision: "no"', "mixed_precision: bf16")
+    mixed = (CONFIGS / "cpu.yaml").read_text().replace('mixed_precision: "no"', "mixed_precision: bf16")
     (tmp_path / "accelerate_configs" / "cpu.yaml").write_text(mixed)
     whole = ("lora_modules_to_save=[lm_head]", "dtype=bfloat16", "bf16=true")
     train(tiny_recipe(world, tmp_path / "a", *LORA, *whole))

@@ -229,7 +229,7 @@ def test_the_kernel_of_this_torch_takes_what_it_is_given():
 
 
 def test_the_kernels_path_is_traced_without_a_break(monkeypatch):
-    """A break inside a checkpointed layer would leave it uncompiled. On the CPU, with the kernel put in place."""
+    """A break inside a checkpointed layer would leave all of it uncompiled. On the CPU, with a stand-in kernel."""
 
     def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
         return query * scale + (key.sum() + value.sum()) * cu_seq_q.sum() * max_q

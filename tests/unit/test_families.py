@@ -10,7 +10,9 @@ import json
 import pytest
 import torch
 
+from agenttuning.errors import UserError
 from agenttuning.train import train
+from agenttuning.training.model import load_model
 from helpers.tiny_families import OWN, family_world
 from helpers.tiny_run import losses, tiny_recipe, weights
 
@@ -38,6 +40,25 @@ def run(world, run_dir, *overrides):
     with contextlib.redirect_stdout(io.StringIO()):
         train(tiny_recipe(world, run_dir, *overrides))
     return json.loads((run_dir / "train.json").read_text())
+
+
+@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_gets_its_weights_later_is_the_same_model_otherwise(worlds, tmp_path, monkeypatch, family, dtype):
+    """FSDP's other processes: names, shapes, dtypes, tied weights and buffers of the loaded model, no weight read."""
+    from transformers import PreTrainedModel
+
+    recipe = tiny_recipe(worlds(family), tmp_path / "run", f"dtype={dtype}")
+    whole = load_model(recipe, "sdpa")
+    monkeypatch.setattr("agenttuning.training.model.weights_come_later", lambda: True)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
+    later = load_model(recipe, "sdpa")
+    assert type(later) is type(whole) and later.config.to_dict() == whole.config.to_dict()
+    form = [[(name, weight.shape, weight.dtype) for name, weight in one.state_dict().items()] for one in (whole, later)]
+    assert form[0] == form[1] and form[0]
+    assert [name for name, _ in later.named_parameters()] == [name for name, _ in whole.named_parameters()]
+    assert all(torch.equal(now, dict(whole.named_buffers())[name]) for name, now in later.named_buffers())
+    assert not any(weight.is_meta for weight in later.parameters())
 
 
 @pytest.mark.parametrize("family", [family for family in OWN if family != "llama"])
@@ -82,6 +103,14 @@ def test_lora_is_merged_into_its_own_architecture(worlds, tmp_path, family):
     before, after = weights(world.parents[2] / "base"), weights(tmp_path / "a" / "model")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qo"}
+
+
+def test_dropout_on_stacked_experts_is_refused_before_peft_does(worlds, tmp_path):
+    with pytest.raises(UserError, match="weights of all experts in one tensor.*lora_dropout: 0.0"):
+        run(worlds("qwen3-moe"), tmp_path / "a", *LORA, "lora_target_modules=[all-linear]", "lora_dropout=0.05")
+    layers = "lora_target_modules=[all-linear]"
+    record = run(worlds("qwen3-moe"), tmp_path / "b", *LORA, layers, "lora_dropout=0.0", "save_strategy='no'")
+    assert record["parameters_trained"] > 0
 
 
 def test_lora_on_the_experts_themselves(worlds, tmp_path):

@@ -62,6 +62,8 @@ class Place:
         shutil.copytree(REPOSITORY / "jobs", self.root / "jobs")
         (self.root / "recipes" / "mine").mkdir(parents=True)
         (self.root / "recipes" / "mine" / "sft.yaml").write_text("max_steps: 1\n")
+        (self.root / "recipes" / "modern" / "new").mkdir(parents=True)
+        (self.root / "recipes" / "modern" / "new" / "sft.yaml").write_text("max_steps: 1\n")
         (self.root / "Makefile").write_text(MAKEFILE)
         (self.root / ".gitignore").write_text(".venv\nruns\n")
         (self.hub / "bin").mkdir(parents=True)
@@ -122,6 +124,13 @@ def test_the_job_trains_this_commit_with_these_words(place, tmp_path):
     assert place.mirrored("commit.txt").read_text() == head
     assert place.mirrored("note").read_text() == "done\n"
     assert not place.mirrored(".checkpoint-1.tmp").exists()
+
+
+def test_a_recipe_below_a_folder_of_its_own_is_mirrored_where_every_other_verb_looks(place, tmp_path):
+    submitted(place, "recipes/modern/new/sft.yaml")
+    assert place.job(tmp_path / "machine").wait(timeout=60) == 0
+    assert place.trained()[-2:] == ["--run-dir", "runs/modern/new/sft"]
+    assert (place.hub / "me/runs/runs/modern/new/sft/note").read_text() == "done\n"
 
 
 def test_a_job_told_to_end_saves_and_the_next_one_goes_on(place, tmp_path):

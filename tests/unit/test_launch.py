@@ -181,3 +181,25 @@ def test_sigterm_is_passed_on_once_and_waited_for(tmp_path):
         launch.run([sys.executable, "-c", SAVES, str(note)])
     assert ended.value.code == 143 and note.read_text() == "saved "
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+def save(number, frame):
+    time.sleep(0.6)  # longer than Python's own wait for a child after Ctrl-C
+    open(sys.argv[1], "a").write("saved ")
+    sys.exit(1)
+signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
+for process in (os.getppid(), os.getpid()):  # as a terminal does
+    os.kill(process, signal.SIGINT)
+time.sleep(20)
+"""
+
+
+def test_ctrl_c_is_waited_for_and_not_passed_on(tmp_path):
+    note = tmp_path / "note"
+    with pytest.raises(SystemExit) as ended:
+        launch.run([sys.executable, "-c", INTERRUPTED, str(note)])
+    assert ended.value.code == 130 and note.read_text() == "saved "
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -84,4 +84,6 @@ def test_the_share_of_the_peak(monkeypatch):
     again = meter.figures(3)  # since the last line only, which was two steps ago
     assert (again["loss/agent"], again["loss/chat"], again["supervised_per_step"]) == (1.0, 2.0, 50)
     line = log_line(3, 9, {"loss": 1.5, "learning_rate": 1e-3, "grad_norm": 1.0, **again})
-    assert "mfu 2.5 %" in line and "(agent 1.0000, chat 2.0000)" in line
+    assert "mfu 2.5 %" in line and "loss 1.5000 (agent 1.0000, chat 2.0000)  lr" in line
+    del again["loss/chat"]
+    assert "loss 1.5000  lr" in log_line(3, 9, {"loss": 1.5, "learning_rate": 1e-3, **again})

@@ -16,7 +16,8 @@ from agenttuning.recipe import load
 from agenttuning.recipe.schema import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("recipes/**/README.md"))]
-PAGES += [REPOSITORY / "slurm" / "README.md", REPOSITORY / "jobs" / "README.md"]
+PAGES += [REPOSITORY / folder / "README.md" for folder in ("accelerate_configs", "jobs", "slurm")]
+PAGES += [REPOSITORY / "docs" / name for name in ("checkpoints.md", "export.md")]
 PAGES.remove(REPOSITORY / "recipes" / "ablations" / "README.md")  # its shell loop is run by test_recipe.py
 SHELL = ("git clone", "cd ")
 
@@ -42,6 +43,7 @@ def test_the_pages_show_the_main_commands():
 def test_command(page, line):
     if line.startswith(SHELL):
         return
+    line = re.sub(r"^([A-Z_]+=\S+ )+", "", line)  # variables for this command alone
     if line.startswith("make"):
         env = {name: value for name, value in os.environ.items() if name not in OUTER}
         done = subprocess.run(

@@ -198,6 +198,11 @@ def test_settings_that_would_train_something_else_are_refused(world, tmp_path, o
         trainer_settings(tiny_recipe(world, tmp_path / "a", override))
 
 
+def test_processes_wait_for_one_that_reads_a_large_checkpoint(world, tmp_path):
+    assert trainer_settings(tiny_recipe(world, tmp_path / "a")).ddp_timeout == 7200
+    assert trainer_settings(tiny_recipe(world, tmp_path / "a", "ddp_timeout=60")).ddp_timeout == 60
+
+
 def test_wrapped_packing_is_refused(world, tmp_path):
     with pytest.raises(UserError, match="wrapped cuts conversations"):
         trainer_settings(tiny_recipe(world, tmp_path / "a", "packing=true", "packing_strategy=wrapped"))

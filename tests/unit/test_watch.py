@@ -274,6 +274,9 @@ def test_a_jump_ends_the_run_with_a_checkpoint_from_before_it(world, tmp_path, m
     # step 10 was the first that was up, with the weights of checkpoint-9
     assert text.endswith("checkpoints/checkpoint-8")
     assert checkpoints.in_order(tmp_path / "a")[0].name == "checkpoint-9"
+    # the advice can be followed: the same run goes on with another limit
+    train(tiny_recipe(world, tmp_path / "a", "max_steps=20", "save_steps=1", "launch.max_loss_spike=null"))
+    assert len(losses(tmp_path / "a")) == 20
 
 
 def test_what_was_judged_by_goes_on_after_a_resume(world, tmp_path):

@@ -91,3 +91,12 @@ def swap(partial: Path, folder: Path, *markers: str, what: str = "a prepared mix
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, outlive a power cut: syncing a file does not sync its name."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

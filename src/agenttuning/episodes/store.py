@@ -13,6 +13,7 @@ import logging
 import os
 from pathlib import Path
 
+from agenttuning.data.folders import sync
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
 
@@ -44,7 +45,7 @@ class EpisodeStore:
                 log.warning("%s: cut off %d bytes of a record that the last run had not finished", self.path, self.torn)
             self._latest = {key_of(record): record for record in read(self.path)}
             self._file = self.path.open("ab", buffering=0)
-            _sync_folder(self.folder)
+            sync(self.folder)
         except BaseException:
             self._lock.close()
             raise
@@ -145,11 +146,3 @@ def _take_lock(path: Path):
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -160,7 +160,7 @@ def _local(recipe: Recipe) -> bool:
 
 def check_targets(model: PreTrainedModel, recipe: Recipe) -> None:
     """Raise UserError for a name in the LoRA keys that no part of `model` has, which peft passes over when another
-    fits, and where peft knows no usual targets for the model and the recipe states none.
+    fits, for dropout on stacked experts, and where peft knows no usual targets and the recipe states none.
     """
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
 
@@ -182,6 +182,14 @@ def check_targets(model: PreTrainedModel, recipe: Recipe) -> None:
                     f"{where}: {key} names {word}, which was not found in {type(model).__name__}; nothing would be "
                     f"trained there; its parts end in {', '.join(ends)}"
                 )
+    stacked = [name for name, weight in model.named_parameters() if weight.dim() == 3]
+    named = [*(get("lora_target_modules") or []), *(get("lora_target_parameters") or [])]
+    experts = {"all-linear", "gate_proj", "up_proj", "down_proj"} & {*named} or get("lora_target_parameters")
+    if get("use_peft") and stacked and experts and get("lora_dropout", 0.05):  # TRL's default
+        raise UserError(
+            f"{where}: the adapters would lie on {stacked[0]}, the weights of all experts in one tensor, where peft "
+            "has no dropout; write lora_dropout: 0.0, or name attention's layers alone in lora_target_modules"
+        )
     stated = get("lora_target_modules") or get("lora_target_parameters")
     if get("use_peft") and not stated and model.config.model_type not in USUAL:
         raise UserError(

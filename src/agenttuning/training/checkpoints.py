@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from agenttuning.data.folders import sync
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
 
@@ -71,15 +72,6 @@ def write_synced(path: Path, text: str) -> Path:
     partial.replace(path)
     sync(path.parent)
     return path
-
-
-def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, outlive a power cut: syncing a file does not sync its name."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def damage(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:

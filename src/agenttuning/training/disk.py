@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import UserError
-from agenttuning.training import checkpoints
+from agenttuning.training import adapters, checkpoints
 
 if TYPE_CHECKING:
     from agenttuning.training.trainer import Trainer
@@ -21,16 +21,18 @@ SPARE = 1 << 20  # free bytes below which a failed write is put down to the disk
 
 def estimate(trainer: Trainer) -> tuple[int, int]:
     """Bytes of one checkpoint and of the final model: 4 per weight in float32 and 8 per trained one for AdamW's two
-    moments; adapters are saved without the model that they sit on. DeepSpeed, and FSDP with a full state dict, write
-    the weights twice.
+    moments. Checkpoints of an adapter are without the model that it sits on; what the run ends with is the adapter and
+    that model in the recipe's dtype. DeepSpeed, and FSDP with a full state dict, write the weights twice.
     """
-    parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in trainer.model.parameters()]
-    trained = sum(size for size, grows in parameters if grows)
-    weights = 4 * (trained if hasattr(trainer.model, "peft_config") else sum(size for size, _ in parameters))
+    trained, total = adapters.counts(trainer.model)
+    adapted = hasattr(trainer.model, "peft_config")
+    weights = 4 * (trained if adapted else total)
+    held = 4 if trainer.recipe.values.get("dtype") in (None, "float32") else 2
+    model = weights + held * (total - trained) if adapted else weights
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     twice = trainer.is_deepspeed_enabled or "FULL" in str(getattr(plugin, "state_dict_type", ""))
     optimizer = 0 if trainer.args.save_only_model else 8 * trained
-    return weights * (2 if twice else 1) + optimizer, weights
+    return weights * (2 if twice else 1) + optimizer, model
 
 
 def check_run(trainer: Trainer) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.chat import save_tokenizer
+from agenttuning.data.folders import swap
 from agenttuning.errors import UserError
 from agenttuning.training.adapters import counts
 
@@ -85,8 +86,7 @@ def save(trainer: Trainer, folder: Path) -> None:
             f"{unfinished} was saved with {saved:,} of the {trained:,} parameters that were trained; merged, it would "
             "be another model; the checkpoints may lack them, too: look before you use them"
         )
-    shutil.rmtree(adapter, ignore_errors=True)
-    unfinished.rename(adapter)
+    swap(unfinished, adapter, "adapter_config.json", what="an adapter")
     if trainer.is_deepspeed_enabled:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 

@@ -112,9 +112,11 @@ def log_line(step: int, steps: int, logs: dict[str, float]) -> str:
     7,345 tok/s  2,345 supervised tok/s  mfu 41.2 %  61.2 GiB`, in one line. The MFU is absent where it is unknown.
     """
     sources = [(key[len(BY_SOURCE) :], value) for key, value in logs.items() if key.startswith(BY_SOURCE)]
+    # one source alone would be the loss again, as a mean over tokens where the Trainer's is one over steps
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in sources)
     parts = [
         f"step {step}/{steps}",
-        f"loss {logs['loss']:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in sources)})",
+        f"loss {logs['loss']:.4f}{f' ({listed})' if len(sources) > 1 else ''}",
         f"lr {logs['learning_rate']:.2e}",
         f"grad_norm {logs.get('grad_norm', math.nan):.3f}",
         f"supervised {logs['supervised_per_step']:,.0f} tok/step",

@@ -47,7 +47,8 @@ def report_probe(trainer: Trainer) -> None:
     logits, gradient = probe(trainer)
     kind = "half" if trainer.args.bf16 or trainer.args.fp16 else "float32"
     together = "packed" if trainer.padding_free else "padded"
-    said = f"{together} and alone differ by {logits:.1e} in logits of spread 1 and {gradient:.1e} in gradients"
+    said = f"conversations {together} and alone differ by {logits:.1e} in logits of spread 1"
+    said += f" and {gradient:.1e} in gradients"
     if not max(logits, gradient) <= TOLERANCE[kind]:  # a figure that is no number is not below it
         raise UserError(
             f"{attention} does not keep the conversations of {type(_base(trainer.model)).__name__} apart: in a small "

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # What this room acts on besides trl.SFTConfig: fields of trl.ModelConfig, and a key of our own.
 MODEL_KEYS = ("model_name_or_path", "model_revision", "dtype", "hidden_dropout", *adapters.KEYS)
+WAIT_SECONDS = 2 * 60 * 60  # of processes for each other
 
 
 def trainer_settings(recipe: Recipe, rehearsal: bool = False) -> SFTConfig:
@@ -43,6 +44,9 @@ def trainer_settings(recipe: Recipe, rehearsal: bool = False) -> SFTConfig:
         values |= {"optim": "adamw_torch", "optim_args": None}  # never built: Trainer.create_optimizer builds ours
     # what is no number must be seen; this filter would put the average of other steps in its place
     values.setdefault("logging_nan_inf_filter", False)
+    # one process alone prepares data, reads a checkpoint's bytes (70B: 830 GB) or merges an adapter; the others wait in
+    # a collective, which the default of half an hour would abort
+    values.setdefault("ddp_timeout", WAIT_SECONDS)
     values.setdefault("ddp_find_unused_parameters", False)  # full fine-tuning uses them all; the search takes time
     values |= trackers.settings(recipe)
     # checkpoints.rotate deletes, and only once the next one is sealed; it keeps the best by the training loss

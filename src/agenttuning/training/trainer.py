@@ -84,7 +84,9 @@ class Trainer(SFTTrainer):
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """Called before each update, so that a run that has diverged ends while the weights are still good."""
+        """Called before each update, so that a run that has diverged ends while the weights are still good. DeepSpeed
+        has updated by now, though never by a gradient that is no number (it says inf); nothing is saved after it.
+        """
         norm = super()._get_grad_norm(model, grad_norm)
         self.watch.close(norm)
         return norm
