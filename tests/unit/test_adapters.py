@@ -189,6 +189,20 @@ def test_every_form_is_merged_as_it_was_trained(world, run, name, overrides):
     assert len(found) == {"all": 14, "whole": 6}.get(name, 4)
 
 
+def test_a_bfloat16_base_is_rounded_once(world, run):
+    """The sum is formed in float32: the base plus the adapter's product, then one rounding."""
+    run_dir = run("bf16", "dtype=bfloat16")[0]
+    low = load_file(run_dir / "adapter" / "adapter_model.safetensors")
+    base, merged = weights(world.parents[2] / "base"), weights(run_dir / "model")
+    scale = 8 / 4
+    for name, weight in merged.items():
+        wanted = base[name].bfloat16().float()
+        up = low.get(f"base_model.model.{name.removesuffix('.weight')}.lora_B.weight")
+        if up is not None:
+            wanted = wanted + scale * (up @ low[f"base_model.model.{name.removesuffix('.weight')}.lora_A.weight"])
+        assert torch.equal(weight, wanted.bfloat16()), name
+
+
 def test_a_head_trained_whole_on_a_bfloat16_base(tmp_path):
     world = tiny_world(tmp_path)
     mixed = (CONFIGS / "cpu.yaml").read_text().replace('mixed_precision: "no"', "mixed_precision: bf16")

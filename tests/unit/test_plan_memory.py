@@ -274,6 +274,8 @@ def test_offloaded_states_lie_in_ram():
     assert held.weights == held.gradients == held.optimizer == 0
     assert held.host == 18 * 13_015_864_320
     assert parts(load("13b"), "zero3").weights * 8 == 6 * 13_015_864_320
+    # parameters that it holds at once and a bucket of gradients, its defaults, in bf16
+    assert held.copies == parts(load("13b"), "zero3").copies == 2 * (1_000_000_000 + 500_000_000)
 
 
 def test_gradients_that_wait_for_the_last_micro_batch_are_whole_on_every_gpu():
