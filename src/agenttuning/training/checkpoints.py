@@ -143,7 +143,7 @@ def discard(run_dir: Path, folder: Path) -> None:
     gone.parent.mkdir(exist_ok=True)
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
-    shutil.rmtree(gone)
+    shutil.rmtree(gone, ignore_errors=True)  # what NFS keeps, or a kill leaves, the next start sweeps
 
 
 def point_to_best(run_dir: Path, folder: Path | None) -> None:

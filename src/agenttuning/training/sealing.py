@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -39,7 +40,8 @@ def save(trainer: Trainer, write: Callable[[], None]) -> None:
             checkpoints.seal(staged, step, trainer.recipe, trainer.args.world_size, about)
             checkpoints.publish(staged, folder)
             checkpoints.rotate(run_dir, trainer.recipe.values.get("save_total_limit"), trainer.keep_best)
-            trainer.staging.rmdir()
+            with contextlib.suppress(OSError):  # NFS keeps files that are open elsewhere; the next start sweeps
+                trainer.staging.rmdir()
             print(_line(trainer, folder, about["loss"], time.perf_counter() - begun), flush=True)
     except Exception as error:
         # no barrier: the other processes may wait in one of the save's own, and end with this one
