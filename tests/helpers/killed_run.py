@@ -80,7 +80,7 @@ def arrange(when: str, step: int) -> None:
     elif when == "rename":
         before(checkpoints, "publish", of_step)
     elif when == "rotate":
-        before(shutil, "rmtree", lambda folder, **named: folder.name.startswith("old-") and not named)
+        before(shutil, "rmtree", lambda folder, **_: folder.name.startswith("old-") and folder.is_dir())
     elif when == "swap":
         before(Path, "rename", lambda path, _: path.name == ".model.tmp")
     elif when != "run":
