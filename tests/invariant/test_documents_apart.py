@@ -62,10 +62,9 @@ def test_packed_equals_alone(kind, checkpointing):
             assert (together[1][weight] - gradient).norm() <= 2e-5 * gradient.norm() + 1e-6, (name, weight)
 
 
+@torch._dynamo.config.patch(disable=True)  # the same arithmetic without a minute of compiling
 def test_flex_attention_packs_rightly_and_cannot_train_on_a_cpu(monkeypatch):
     model = sharpened(tiny("llama"))
-    # the same arithmetic without a minute of compiling
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
     monkeypatch.setattr(torch.nn.attention.flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     with torch.no_grad():
         alone = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in documents()])
