@@ -1,6 +1,7 @@
 """What this machine has: GPUs, memory, cores, processes of the launch. No torch import unless nothing else can tell."""
 
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -101,3 +102,10 @@ def _host_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return 0
+
+
+def peak_rss(children: bool = False) -> int:
+    """Bytes that this process has had resident at most; with `children`, and the largest of those it has waited for."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if children else (resource.RUSAGE_SELF,)
+    peak = sum(resource.getrusage(who).ru_maxrss for who in whose)
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

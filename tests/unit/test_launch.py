@@ -174,12 +174,17 @@ time.sleep(20)
 """
 
 
+def status_after_saving(program, note):
+    """The exit status of a launch of `program`, which must have saved exactly once."""
+    with pytest.raises(SystemExit) as ended:
+        launch.run([sys.executable, "-c", program, str(note)])
+    assert note.read_text() == "saved "
+    return ended.value.code
+
+
 def test_sigterm_is_passed_on_once_and_waited_for(tmp_path):
     """The child tells this process to end, which must let it save; its own status is that of accelerate's agent."""
-    note = tmp_path / "note"
-    with pytest.raises(SystemExit) as ended:
-        launch.run([sys.executable, "-c", SAVES, str(note)])
-    assert ended.value.code == 143 and note.read_text() == "saved "
+    assert status_after_saving(SAVES, tmp_path / "note") == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -198,8 +203,5 @@ time.sleep(20)
 
 
 def test_ctrl_c_is_waited_for_and_not_passed_on(tmp_path):
-    note = tmp_path / "note"
-    with pytest.raises(SystemExit) as ended:
-        launch.run([sys.executable, "-c", INTERRUPTED, str(note)])
-    assert ended.value.code == 130 and note.read_text() == "saved "
+    assert status_after_saving(INTERRUPTED, tmp_path / "note") == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
-import sys
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agenttuning.machine import detect
+from agenttuning.machine import detect, peak_rss
 
 BASE = ("drill.yaml", "pretrain.yaml")  # the base model's recipes, each of which starts from what the one before made
 CORPORA = ("drill-corpus.yaml", "corpus.yaml", "general.yaml")
@@ -108,13 +106,6 @@ def parameters(model: Path) -> int:
     return total
 
 
-def peak_rss() -> float:
-    """GiB resident at most: this process and the largest of those it has waited for, together."""
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage gives bytes there, KiB elsewhere
-    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return (own + child) * unit / 2**30
-
-
 def _record(run_dir: Path, clock: Clock) -> str:
     """Write quickstart.json into the run's folder; return its line for the terminal."""
     record = {
@@ -122,7 +113,7 @@ def _record(run_dir: Path, clock: Clock) -> str:
         "machine": f"{platform.system()} {platform.machine()}, {detect().cpus} cores usable",
         "seconds": clock.seconds,
         "total_seconds": clock.total(),
-        "peak_rss_gib": peak_rss(),
+        "peak_rss_gib": peak_rss(children=True) / 2**30,
     }
     (run_dir / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in clock.seconds.items())

@@ -9,7 +9,7 @@ import torch
 from transformers import ProgressCallback
 from transformers.trainer_callback import ExportableState
 
-from agenttuning.run_record import peak_rss
+from agenttuning.machine import peak_rss
 
 BY_SOURCE = "loss/"  # before a source's name, among the logged keys
 

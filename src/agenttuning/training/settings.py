@@ -78,9 +78,8 @@ def check_keys(recipe: Recipe, known: set[str]) -> None:
     """
     get = recipe.values.get
     unused = [key for key, value in recipe.values.items() if value and key not in known and key not in MODEL_KEYS]
-    unused += [
-        key for key in ("trust_remote_code", "model_init_kwargs") if get(key)
-    ]  # TRL has them for its own loading
+    # TRL has these for its own loading
+    unused += [key for key in ("trust_remote_code", "model_init_kwargs") if get(key)]
     if unused:
         raise UserError(
             f"{recipe.path}: `{unused[0]}` is not acted on by `train` (which loads the library's own models); "
