@@ -145,3 +145,12 @@ def test_gpus_are_read_and_masked():
     assert [(gpu.name, round(gpu.memory_gib)) for gpu in gpus] == [("NVIDIA H200", 140), ("NVIDIA A100, x", 80)]
     assert visible(gpus, None) == gpus
     assert visible(gpus, "1") == gpus[1:] and visible(gpus, "") == () and visible(gpus, "0,9,1") == gpus[:1]
+
+
+def test_the_page_says_what_is_dropped_while_training():
+    path = REPOSITORY / "recipes/agentlm-13b/sft.yaml"
+    nowhere = Machine(gpus=(), cpus=2, memory_gib=24.0, world_size=None)
+    said = plan.page(plan.make(recipe.load(path), machine=nowhere))
+    assert "compute bf16; hidden dropout 0.05\n" in said
+    without = plan.page(plan.make(recipe.load(path, ["hidden_dropout=0.0"]), machine=nowhere))
+    assert "compute bf16\n" in without

@@ -48,9 +48,10 @@ def _training_rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.method != "full" and plan.trained:
         trains += f", {plan.trained:,} parameters, rank {get('lora_r', 16)}"
     compute = "bf16" if get("bf16", True) else "fp16" if get("fp16") else "float32"
+    dropped = f"; hidden dropout {get('hidden_dropout'):g}" if get("hidden_dropout") else ""
     return [
         ("model", f"{plan.model}; {size}"),
-        ("trains", f"{trains}; weights {get('dtype') or 'float32'}, compute {compute}"),
+        ("trains", f"{trains}; weights {get('dtype') or 'float32'}, compute {compute}{dropped}"),
         ("optimizer", f"{kind}, peak rate {get('learning_rate'):g}, {schedule}, warm-up {get('warmup_steps', 0):g}"),
         ("loss", f"{get('loss')}; chat format {get('mixture.chat_format')}; too long: {get('mixture.overlong')}"),
     ]
