@@ -56,9 +56,10 @@ def collect(path: str | Path, out: str | Path | None = None, progress: bool = Tr
     or not at all. Raises UserError for a bad file, for an `out` that holds something else, and when more episodes were
     lost to infrastructure than the protocol allows.
     """
-    from agenttuning.environments import TASKS
+    from agenttuning.environments import TASKS, room
     from agenttuning.episodes.runner import play
     from agenttuning.policies.teacher import teacher
+    from agenttuning.protocols.messages import own
 
     path = Path(path)
     plan = build(_File, read_mapping(path), str(path))
@@ -73,7 +74,9 @@ def collect(path: str | Path, out: str | Path | None = None, progress: bool = Tr
     for name, task in tasks.items():
         module = TASKS[name]
         items = module.items("train", task.items, plan.seed)
-        records = play(module, items, policy, protocol, model=model, seed=plan.seed, progress=progress)
+        records = play(
+            room(module), items, policy, protocol, own(module), model=model, seed=plan.seed, progress=progress
+        )
         rows[name] = _kept(name, records, task.threshold)
         stats[name] = _statistics(records, rows[name], task.threshold)
         _check_lost(name, stats[name], protocol)

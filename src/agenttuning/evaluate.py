@@ -94,6 +94,7 @@ def _play(
     """Play the chosen agent tasks; the content of scores.json so far."""
     from agenttuning.episodes.runner import play
     from agenttuning.episodes.store import EpisodeStore
+    from agenttuning.protocols.messages import own
 
     protocol = suite.protocol
     records = []
@@ -102,7 +103,8 @@ def _play(
         for task in (environments.TASKS[name] for name in protocol.tasks if name in chosen):
             rules = protocol.rules(task.NAME)
             items = task.items("test", _at_most(rules.n, most), rules.seed)
-            records += play(task, items, policy, protocol, model=name, seed=rules.seed, store=store)
+            room, prompts = environments.room(task), own(task)
+            records += play(room, items, policy, protocol, prompts, model=name, seed=rules.seed, store=store)
     if records:
         return scores.score_records(records, protocol)
     empty = {"tasks": [], "score": None, "interval": None}

@@ -18,7 +18,7 @@ from agenttuning.data.rows import check_rows, rows_fingerprint, trainable_rows
 from agenttuning.data.table import mixture_table
 from agenttuning.model_size import is_local
 from agenttuning.recipe import Recipe
-from agenttuning.training import adapters
+from agenttuning.training import adapters, together
 from agenttuning.training.attention import choose_attention
 from agenttuning.training.model import load_model
 from agenttuning.training.probe import report_probe
@@ -65,6 +65,7 @@ def train(
     if on_main(settings, lambda: resume == "auto" and run_record.finished(recipe, prepared)):
         if main:
             print(f"{recipe.run_dir / 'model'} is finished; to train it again: --resume never", flush=True)
+        together.part(settings)
         return recipe.run_dir / "model"
 
     attention, why = choose_attention(recipe)
@@ -101,6 +102,7 @@ def train(
     model = save_model(trainer, tokenizer)
     if main:
         print(f"written: {model}, {run_record.write(trainer, prepared, attention)}", flush=True)
+    together.part(settings)
     return model
 
 

@@ -9,13 +9,14 @@ import math
 from pathlib import Path
 
 from agenttuning import protocols, recipe
-from agenttuning.environments import TASKS
+from agenttuning.environments import TASKS, room
 from agenttuning.episodes.runner import play
 from agenttuning.episodes.store import EpisodeStore
 from agenttuning.evaluate import add_general
 from agenttuning.general_tasks import score
 from agenttuning.policies.random_policy import random_policy
 from agenttuning.policies.teacher import teacher
+from agenttuning.protocols.messages import own
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.scoring import scores
 from agenttuning.suites import GeneralTask
@@ -56,7 +57,8 @@ def judged(folder: Path, side: str, policy, n: int, rights: dict[str, float], on
     with EpisodeStore(place) as store:
         for task in TASKS.values():
             items = task.items("test", n, 0)
-            records += play(task, items, policy, protocol, model=f"{side}@0123456789abcdef", seed=0, store=store)
+            model = f"{side}@0123456789abcdef"
+            records += play(room(task), items, policy, protocol, own(task), model=model, seed=0, store=store)
     found = scores.score_records(records, protocol)
     add_general(found, {name: _general(name, n, share) for name, share in rights.items()})
     notes = {"suite": "miniature@1", "recipe_hash": one.hash, "date": "2026-01-02T03:04:05+00:00", "commit": "0" * 40}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from agenttuning.data import sources
 from agenttuning.data.convert import convert
 from agenttuning.errors import UserError
 from agenttuning.protocols import react
+from agenttuning.protocols.messages import assistant, own
 
 PLAN = {
     "teacher": {"slip": 0.2, "give_up": 0.05, "seed": 0},
@@ -44,7 +46,7 @@ def test_rows_are_agentinstruct_rows(tmp_path) -> None:
             turns = row["conversations"]
             assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
             assert [turn["loss"] for turn in turns] == [None, False] + [None, True] * (len(turns) // 2 - 1)
-            assert all(react.parse(turn["value"], 500).action for turn in turns if turn["loss"])
+            assert all(react.read(turn["value"], 500).action for turn in turns if turn["loss"])
             assert convert(row, "agentinstruct", task)["messages"][-1]["loss"] is True
         assert len({row["id"] for row in found}) == len(found)
 
@@ -170,7 +172,8 @@ def test_a_bad_file_is_refused(tmp_path, change, message) -> None:
 
 
 def test_conversation_maps_the_flags() -> None:
-    turns = conversation([*react.opening("I", "Ok.", "O"), react.assistant("Action: x")])
+    opening = own(SimpleNamespace(INSTRUCTION="I", ACKNOWLEDGEMENT="Ok."))({}).opening("O")
+    turns = conversation([*opening, assistant("Action: x")])
     assert turns == [
         {"from": "human", "loss": None, "value": "I"},
         {"from": "gpt", "loss": False, "value": "Ok."},

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttuning import protocols
-from agenttuning.environments import TASKS
+from agenttuning.environments import TASKS, room
 from agenttuning.episodes.runner import play
 from agenttuning.policies.expert import expert
 from agenttuning.policies.random_policy import random_policy
+from agenttuning.protocols.messages import own
 
 N = 40
 HOSTILE = [
@@ -79,9 +80,8 @@ def started():
 
 def played(name: str, split: str, policy, n: int = N) -> list[dict]:
     module = TASKS[name]
-    return play(
-        module, module.items(split, n, 3), policy, protocols.load(), model="m", seed=3, wait_s=0, progress=False
-    )
+    items, protocol = module.items(split, n, 3), protocols.load()
+    return play(room(module), items, policy, protocol, own(module), model="m", seed=3, wait_s=0, progress=False)
 
 
 def advance(environment, moves: int) -> bool:

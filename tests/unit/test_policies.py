@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from agenttuning.policies.expert import expert
 from agenttuning.policies.random_policy import random_policy
 from agenttuning.policies.teacher import GIVING_UP, teacher
 from agenttuning.protocols import react
+from agenttuning.protocols.messages import own
 from helpers import toy_task
 from helpers.llama_tokenizer import build_tokenizer
 
@@ -143,7 +145,7 @@ def test_the_training_mode_is_given_back(model) -> None:
 
 
 def messages(text: str) -> list[dict]:
-    return react.opening("Count.", "Ok.", text)
+    return own(SimpleNamespace(INSTRUCTION="Count.", ACKNOWLEDGEMENT="Ok."))({}).opening(text)
 
 
 def policy_of(model, tokenizer, **settings):
@@ -204,7 +206,7 @@ def test_a_saved_checkpoint_answers_as_the_model_in_memory(tmp_path, tokenizer) 
 def turn_of(task, item: dict, number: int = 0) -> Turn:
     environment = task.Environment(item)
     environment.reset()
-    return Turn([], item["id"], number, environment)
+    return Turn([], item["id"], number, environment, react.write)
 
 
 def test_the_random_policy_is_admissible_and_seeded() -> None:
@@ -212,7 +214,7 @@ def test_the_random_policy_is_admissible_and_seeded() -> None:
     replies = random_policy(0)(turns)
     assert replies == [random_policy(0)([turn])[0] for turn in turns]
     assert replies != random_policy(1)(turns)
-    assert {react.parse(reply, 100).action for reply in replies} == {"add 0", "add 1", "add 2"}
+    assert {react.read(reply, 100).action for reply in replies} == {"add 0", "add 1", "add 2"}
 
 
 def test_the_teacher_slips_and_gives_up_as_often_as_it_says() -> None:
@@ -224,7 +226,7 @@ def test_the_teacher_slips_and_gives_up_as_often_as_it_says() -> None:
     rest = [reply for reply in replies if reply != GIVING_UP and reply not in slips]
     assert set(rest) == set(expert(turns[:1]))
     assert teacher(0.0, 0.0, 0)(turns[:5]) == expert(turns[:5])
-    assert react.parse(GIVING_UP, 100).action is None
+    assert react.read(GIVING_UP, 100).action is None
 
 
 @pytest.mark.parametrize(("slip", "give_up"), [(-0.1, 0), (0.6, 0.6), (0, 1.1)])
@@ -237,5 +239,5 @@ def test_the_experts_moves_can_all_be_written() -> None:
     for task in TASKS.values():
         for item in task.items("train", 20, 1):
             turn = turn_of(task, item)
-            assert react.parse(expert([turn])[0], 500).action == turn.env.oracle().action
+            assert react.read(expert([turn])[0], 500).action == turn.env.oracle().action
             turn.env.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from agenttuning import protocols
 from agenttuning.environments import TASKS
 from agenttuning.errors import UserError
 from agenttuning.protocols import react
+from agenttuning.protocols.messages import Reading, assistant, own
 
 
 @pytest.mark.parametrize(
@@ -33,12 +35,12 @@ from agenttuning.protocols import react
     ],
 )
 def test_parse(reply: str, thought: str, action: str | None) -> None:
-    assert react.parse(reply, 100) == react.Parsed(thought, action)
+    assert react.read(reply, 100) == Reading(thought, action)
 
 
 def test_a_long_action_is_cut_and_says_so() -> None:
-    assert react.parse("Action: abc def", 4) == react.Parsed("", "abc", cut=True)
-    assert react.parse("Action: abcd", 4) == react.Parsed("", "abcd", cut=False)
+    assert react.read("Action: abc def", 4) == Reading("", "abc", cut=True)
+    assert react.read("Action: abcd", 4) == Reading("", "abcd", cut=False)
 
 
 @settings(max_examples=300, deadline=None)
@@ -52,7 +54,7 @@ def test_a_long_action_is_cut_and_says_so() -> None:
     st.integers(1, 30),
 )
 def test_parse_never_raises(reply: str, limit: int) -> None:
-    parsed = react.parse(reply, limit)
+    parsed = react.read(reply, limit)
     if parsed.action is not None:
         assert 0 < len(parsed.action) <= limit
         assert parsed.action == parsed.action.strip()
@@ -65,21 +67,21 @@ def test_parse_never_raises(reply: str, limit: int) -> None:
 @given(st.text(max_size=50), st.text(max_size=50))
 def test_render_is_read_back_or_refused(thought: str, action: str) -> None:
     try:
-        reply = react.render(thought, action)
+        reply = react.write(thought, action)
     except ValueError:
         return
-    assert react.parse(reply, 1000).action == action
+    assert react.read(reply, 1000).action == action
 
 
 def test_render_refuses_what_would_be_read_otherwise() -> None:
     for thought, action in (("t", "two\nlines"), ("t", " x"), ("t", ""), ("t\nAction: other", "x")):
         with pytest.raises(ValueError, match="cannot be written"):
-            react.render(thought, action)
+            react.write(thought, action)
 
 
 def test_parsing_is_linear() -> None:
     start = time.perf_counter()
-    react.parse("Action:\n" * 200_000 + " " * 1_000_000, 100)
+    react.read("Action:\n" * 200_000 + " " * 1_000_000, 100)
     react.is_refusal("i am " * 200_000)
     assert time.perf_counter() - start < 2
 
@@ -102,13 +104,13 @@ def test_refusal(reply: str, refused: bool) -> None:
 
 
 def test_opening_trains_on_nothing() -> None:
-    messages = react.opening("I", "Ok.", "O")
+    messages = own(SimpleNamespace(INSTRUCTION="I", ACKNOWLEDGEMENT="Ok."))({}).opening("O")
     assert [(m["role"], m["content"], m["loss"]) for m in messages] == [
         ("user", "I", False),
         ("assistant", "Ok.", False),
         ("user", "O", False),
     ]
-    assert react.assistant("x")["loss"] is True
+    assert assistant("x")["loss"] is True
 
 
 def test_the_committed_protocol_names_every_task_with_its_turns() -> None:

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from agenttuning.environments import room
 from agenttuning.episodes import status
 from agenttuning.episodes.runner import play
 from agenttuning.episodes.store import EpisodeStore
@@ -14,6 +15,7 @@ from agenttuning.policies import ContextLimit
 from agenttuning.policies.expert import expert
 from agenttuning.policies.replay import replay
 from agenttuning.policies.teacher import teacher
+from agenttuning.protocols.messages import own
 from agenttuning.scoring.scores import score_task
 from helpers import toy_task
 
@@ -21,7 +23,7 @@ from helpers import toy_task
 def run(policy, items=None, **settings) -> list[dict]:
     items = toy_task.items("test", 4, 0) if items is None else items
     defaults = {"model": "m", "seed": 0, "wait_s": 0.0, "progress": False}
-    return play(toy_task, items, policy, toy_task.PROTOCOL, **{**defaults, **settings})
+    return play(room(toy_task), items, policy, toy_task.PROTOCOL, own(toy_task), **{**defaults, **settings})
 
 
 def says(*replies):
@@ -87,7 +89,7 @@ def test_the_record_ends_with_the_last_reply() -> None:
 
 def test_the_environment_gets_at_most_the_allowed_characters() -> None:
     record = one(says("Action: add " + "9" * 1000, "Action: add 9"))
-    assert record["steps"][0] == {"action": "add " + "9" * 16, "valid": False, "cut": True}
+    assert record["steps"][0] == {"action": "add " + "9" * 16, "valid": False, "cut": True, "error": None}
 
 
 def test_a_lone_surrogate_becomes_text() -> None:

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenttuning import protocols
-from agenttuning.environments import TASKS
+from agenttuning.environments import TASKS, room
 from agenttuning.episodes.runner import play
 from agenttuning.errors import UserError
 from agenttuning.policies.expert import expert
+from agenttuning.protocols.messages import own
 from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.scoring import compare, errors, intervals, published, scores
 from helpers import toy_task
@@ -158,7 +159,8 @@ def played(policy, model, task=None, n=12) -> list[dict]:
     records = []
     for module in [TASKS[task]] if task else TASKS.values():
         items = module.items("test", n, 0)
-        records += play(module, items, policy, protocol, model=model, seed=0, wait_s=0, progress=False)
+        settings = {"model": model, "seed": 0, "wait_s": 0, "progress": False}
+        records += play(room(module), items, policy, protocol, own(module), **settings)
     return records
 
 

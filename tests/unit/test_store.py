@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from agenttuning.environments import room
 from agenttuning.episodes import status
 from agenttuning.episodes import store as store_module
 from agenttuning.episodes.runner import play
 from agenttuning.episodes.store import FILE, EpisodeStore, key_of, read
 from agenttuning.errors import UserError
 from agenttuning.policies.teacher import teacher
+from agenttuning.protocols.messages import own
 from agenttuning.scoring.scores import score_task
 from helpers import toy_task
 
@@ -28,7 +30,9 @@ ITEMS = 40
 RUNNER = f"""
 import sys, time
 from helpers import toy_task
+from agenttuning.environments import room
 from agenttuning.episodes.runner import play
+from agenttuning.protocols.messages import own
 from agenttuning.episodes.store import EpisodeStore
 from agenttuning.policies.teacher import teacher
 policy = teacher(0.3, 0.1, 0)
@@ -37,13 +41,14 @@ def slow(turns):
     return policy(turns)
 with EpisodeStore(sys.argv[1]) as store:
     print("open", flush=True)
-    play(toy_task, toy_task.items("test", {ITEMS}, 0), slow, toy_task.PROTOCOL, model="m", seed=0, store=store, width=2)
+    play(room(toy_task), toy_task.items("test", {ITEMS}, 0), slow, toy_task.PROTOCOL, own(toy_task), model="m", seed=0,
+         store=store, width=2)
 """
 
 
 def record(item: str = "a", state: str = status.COMPLETED, **more) -> dict:
-    key = {"task": "toy", "protocol": "toy@1", "item": item, "seed": 0, "model": "m"}
-    return {**key, "status": state, "reward": 1.0 if status.is_result(state) else None, **more}
+    key = {"task": "toy", "backend": "embedded", "protocol": "toy@1", "item": item, "seed": 0, "model": "m"}
+    return {**key, "sample": 0, "status": state, "reward": 1.0 if status.is_result(state) else None, **more}
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -65,8 +70,9 @@ def wait_for_lines(path: Path, n: int) -> None:
 def finish(folder: Path) -> list[dict]:
     with EpisodeStore(folder) as store:
         items = toy_task.items("test", ITEMS, 0)
+        policy, prompts = teacher(0.3, 0.1, 0), own(toy_task)
         return play(
-            toy_task, items, teacher(0.3, 0.1, 0), toy_task.PROTOCOL, model="m", seed=0, store=store, progress=False
+            room(toy_task), items, policy, toy_task.PROTOCOL, prompts, model="m", seed=0, store=store, progress=False
         )
 
 

@@ -1,7 +1,7 @@
 """An append-only file of episodes that survives a kill at any instant.
 
 `episodes.jsonl` holds one record a line, each written with one call, flushed and fsynced. The key of a record is
-task/protocol/item/seed/model. A key has at most one record with a result of the model; records of infrastructure
+the values of KEY. A key has at most one record with a result of the model; records of infrastructure
 failures may precede it. `lock` is held (fcntl) while the store is open.
 """
 
@@ -18,7 +18,7 @@ from agenttuning.episodes import status
 from agenttuning.errors import UserError
 
 log = logging.getLogger(__name__)
-KEY = ("task", "protocol", "item", "seed", "model")
+KEY = ("task", "backend", "protocol", "item", "seed", "model", "sample")
 FILE, LOCK = "episodes.jsonl", "lock"
 
 

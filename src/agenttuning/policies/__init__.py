@@ -15,12 +15,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Turn:
-    """A question to a policy: `messages` so far (do not change them), the item's id, the turn's number from 0."""
+    """A question to a policy: the `messages` it is shown (do not change them), the item's id, the turn's number from 0.
+
+    `write(thought, action)` gives a reply in the task's format; scripted policies use it, models do not.
+    """
 
     messages: list[dict]
     item: str
     number: int
     env: Any = None
+    write: Callable[[str, str], str] | None = None
 
     def rng(self, seed: int) -> random.Random:
         """A generator which is the same for the same seed, item and turn."""

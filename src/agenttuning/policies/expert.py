@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from agenttuning.policies import Turn
-from agenttuning.protocols import react
 
 
 def expert(turns: list[Turn]) -> list[str]:
     """The oracle's thought and action for each turn."""
     moves = [turn.env.oracle() for turn in turns]
-    return [react.render(move.thought, move.action) for move in moves]
+    return [turn.write(move.thought, move.action) for turn, move in zip(turns, moves, strict=True)]

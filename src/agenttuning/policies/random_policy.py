@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from agenttuning.policies import Policy, Turn
-from agenttuning.protocols import react
 
 
 def random_policy(seed: int) -> Policy:
     """A policy that takes an admissible action at random, with equal chances."""
 
     def play(turns: list[Turn]) -> list[str]:
-        return [react.render("any of them.", turn.rng(seed).choice(turn.env.actions())) for turn in turns]
+        return [turn.write("any of them.", turn.rng(seed).choice(turn.env.actions())) for turn in turns]
 
     return play

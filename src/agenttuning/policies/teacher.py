@@ -8,7 +8,6 @@ from __future__ import annotations
 from agenttuning.errors import UserError
 from agenttuning.policies import Policy, Turn
 from agenttuning.policies.expert import expert
-from agenttuning.protocols import react
 
 HESITATION = "I am not sure. I try"
 GIVING_UP = "Thought: I do not know how to go on. I give up."
@@ -33,7 +32,7 @@ def teacher(slip: float, give_up: float, seed: int) -> Policy:
             return GIVING_UP
         if draw < give_up + slip:
             action = rng.choice(turn.env.actions())
-            return react.render(f"{HESITATION} {action}.", action)
+            return turn.write(f"{HESITATION} {action}.", action)
         return expert([turn])[0]
 
     return lambda turns: [answer(turn) for turn in turns]

@@ -26,3 +26,16 @@ def on_main(settings: SFTConfig, action: Callable[[], Any]) -> Any:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def part(settings: SFTConfig) -> None:
+    """End what joins the processes, once each has done its work; nothing may be decided together after it.
+
+    Left to the exit of the interpreter, the threads of gloo's group now and then abort a process that has finished
+    ("terminate called without an active exception"), and the launcher calls the whole run failed.
+    """
+    import torch.distributed
+
+    if settings.world_size > 1 and torch.distributed.is_initialized():
+        torch.distributed.barrier()  # the main process may still be writing, and it serves the others' store
+        torch.distributed.destroy_process_group()
