@@ -28,6 +28,7 @@
 ##
 ## make bench-train    one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
 ##
+## make system-packages  Debian packages of the sandbox and of MariaDB (evaluation/system-packages.txt); as root or with sudo
 ## make test           all tests           make lint   ruff           make clean   remove caches (not runs/, not .venv)
 ##
 ## ARGS='learning_rate=1e-5 --data agentinstruct=rows.jsonl' passes overrides and local data to any VERB-NAME.
@@ -43,7 +44,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools bench-train test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools bench-train system-packages test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -86,6 +87,12 @@ ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
 bench-train: $(READY) ; $(VENV)/bin/python benchmarks/train_gpu.py $(ARGS)
 export-tools: $(READY) ; $(RUN) export-tools $(OUT) $(ARGS)
 quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
+
+# --no-install-recommends: of MariaDB only the server is wanted, which nobody starts for the whole machine.
+SUDO = $(shell test "$$(id -u)" = 0 || echo sudo)
+system-packages:
+	$(SUDO) apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -yqq --no-install-recommends $$(sed 's/\#.*//' evaluation/system-packages.txt)
 
 test: $(READY) ; $(VENV)/bin/python -m pytest $(ARGS)
 lint: $(READY) ; $(VENV)/bin/python -m ruff check .
