@@ -92,7 +92,7 @@ quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
 SUDO = $(shell test "$$(id -u)" = 0 || echo sudo)
 system-packages:
 	$(SUDO) apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -yqq --no-install-recommends $$(sed 's/\#.*//' evaluation/system-packages.txt)
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends $$(sed 's/\#.*//' evaluation/system-packages.txt)
 
 test: $(READY) ; $(VENV)/bin/python -m pytest $(ARGS)
 lint: $(READY) ; $(VENV)/bin/python -m ruff check .
