@@ -23,7 +23,7 @@
 ##       modern-qwen3-8b modern-llama-3.1-8b modern-smollm3-3b modern-qwen3-30b-a3b
 ##
 ## make base-tiny      the tiny base model of the CPU twin
-## make collect-tiny   collect trajectories with a teacher and keep the rewarded ones
+## make collect-tiny   a scripted teacher plays practice items of all six tasks; the rewarded ones are kept
 ## make export-tools   AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
 ## make ablation-tiny  agent-only, general-only and mixed from one base, on the CPU
 ##
@@ -85,7 +85,7 @@ quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: expor
 test: export OMP_NUM_THREADS := 1
 
 base-tiny: $(READY) ; $(RUN) base recipes/agentlm-tiny $(ARGS)
-collect-tiny: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $(ARGS)
+collect-tiny: $(READY) ; $(RUN) collect recipes/collect/tiny.yaml $(ARGS)
 ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
 bench-train: $(READY) ; $(VENV)/bin/python benchmarks/train_gpu.py $(ARGS)
 doctor: $(READY) ; @$(RUN) doctor $(ARGS)
