@@ -22,7 +22,7 @@
 ## NAME: 7b 13b 70b tiny, 7b-lora 7b-qlora (13b, 70b, too), ablation-agent-only (any file of recipes/ablations),
 ##       modern-qwen3-8b modern-llama-3.1-8b modern-smollm3-3b modern-qwen3-30b-a3b
 ##
-## make base-tiny      the tiny base model of the CPU twin
+## make base-tiny      the tiny base model of the CPU twin   make collect-miniature  its trajectories
 ## make collect-tiny   a scripted teacher plays practice items of all six tasks; the rewarded ones are kept
 ## make export-tools   AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
 ## make ablation-tiny  agent-only, general-only and mixed from one base, on the CPU
@@ -46,7 +46,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools bench-train system-packages doctor test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-miniature collect-tiny ablation-tiny export-tools bench-train system-packages doctor test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -77,14 +77,15 @@ report-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
 # OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores, and those that never
 # spin a third on idle cores (docs/notes/miniature.md).
-quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export OMP_WAIT_POLICY := PASSIVE
-quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 3000
-quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export TOKENIZERS_PARALLELISM := false
+quickstart base-tiny collect-miniature ablation-tiny train-tiny eval-tiny test: export OMP_WAIT_POLICY := PASSIVE
+quickstart base-tiny collect-miniature ablation-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 3000
+quickstart base-tiny collect-miniature ablation-tiny train-tiny eval-tiny test: export TOKENIZERS_PARALLELISM := false
 
 # Sums in one order: with several threads a resumed run equals an uninterrupted one to about 1e-7, not to the bit.
 test: export OMP_NUM_THREADS := 1
 
 base-tiny: $(READY) ; $(RUN) base recipes/agentlm-tiny $(ARGS)
+collect-miniature: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $(ARGS)
 collect-tiny: $(READY) ; $(RUN) collect recipes/collect/tiny.yaml $(ARGS)
 ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
 bench-train: $(READY) ; $(VENV)/bin/python benchmarks/train_gpu.py $(ARGS)
