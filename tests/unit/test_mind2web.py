@@ -59,13 +59,16 @@ def practice() -> list[dict]:
 
 def test_the_face():
     assert held_in("mind2web") is mind2web
-    assert [backend.name for backend in mind2web.BACKENDS] == ["agentbench", "dataset", "embedded"]
-    assert not mind2web.BACKENDS[-1].comparable
-    assert mind2web.missing("embedded") == []
-    with pytest.raises(UserError, match="no backend 'docker'"), mind2web.serve("docker"):
-        pass
-    with pytest.raises(UserError, match="without effect"), mind2web.serve("embedded", dsn="x"):
-        pass
+    assert [(backend.name, backend.comparable) for backend in mind2web.BACKENDS] == [
+        ("agentbench", True),
+        ("embedded", False),
+    ]
+    assert mind2web.missing("embedded") == mind2web.missing(mind2web.BACKENDS[1]) == []
+    assert "data_std" in mind2web.missing("agentbench")[0].what
+    assert mind2web.missing("agentbench", "/nowhere")[0].what == "the folder /nowhere"
+    for where in ({"backend": "docker"}, {"backend": "agentbench"}, {"backend": "embedded", "data_std": "."}):
+        with pytest.raises(UserError), mind2web.serve(**where):
+            pass
 
 
 # ------------------------------------------------------------------------------------------------ practice items
@@ -264,14 +267,6 @@ def test_reset_begins_again():
     assert environment.over
     environment.reset()
     assert not environment.over and environment.chosen is None and environment.asked == 1
-
-
-def test_the_backend_of_the_benchmark_refuses_other_steps_than_its_own():
-    with mind2web.serve("agentbench") as room:
-        assert room.make(step(10) | {"tasks": 177})
-        for other in ({}, {"tasks": 912}):
-            with pytest.raises(UserError, match="would be set beside the paper's"):
-                room.make(step(10) | other)
 
 
 # ------------------------------------------------------------------------------------------- answers and replies

@@ -181,12 +181,31 @@ def written(folder: Path, per_file: int = 2, tasks: int = 5) -> Path:
 def test_the_files_of_the_data_set_are_played_by_the_same_code(tmp_path: Path):
     items = mind2web.load(written(tmp_path / "data"))
     assert len(items) == 10 and len({item["id"] for item in items}) == 10
-    assert {item["tasks"] for item in items} == {5}
+    assert all(item["id"].rpartition("_")[0] == "mind2web_data" for item in items)
     protocol = protocols.load(protocols.FOLDER / "practice.yaml")
-    with mind2web.serve("dataset") as room:
+    with mind2web.serve("embedded") as room:
         records = play(room, items, expert, protocol, own(texts), model="expert", seed=0, progress=False)
     assert {(record["status"], record["reward"]) for record in records} == {("completed", 1.0)}
-    assert {record["backend"] for record in records} == {"dataset"}
+
+
+def test_the_backend_of_the_benchmark_plays_the_steps_of_its_own_list_only(tmp_path: Path):
+    folder = written(tmp_path / "data")
+    with (
+        pytest.raises(UserError, match="5 tasks, AgentBench's list has 177"),
+        mind2web.serve("agentbench", str(folder)),
+    ):
+        pass
+    more = [{"annotation_id": f"other{number}"} for number in range(172)]
+    (folder / "more.json").write_text(json.dumps(more))
+    assert mind2web.missing("agentbench", str(folder)) == []
+    with mind2web.serve("agentbench", str(folder)) as room:
+        assert room.backend.comparable
+        assert room.make({"id": "a", "annotation_id": "task3"})
+        with pytest.raises(ValueError, match="is not of the list"):
+            room.make({"id": "mind2web_test_0"})
+    (folder / "more.json").write_text("[3]")
+    with pytest.raises(UserError, match="has no id"), mind2web.serve("agentbench", str(folder)):
+        pass
 
 
 def test_steps_know_what_came_before_and_the_top_ten_only(tmp_path: Path):
@@ -197,9 +216,12 @@ def test_steps_know_what_came_before_and_the_top_ten_only(tmp_path: Path):
 
 
 def test_the_order_does_not_depend_on_the_files(tmp_path: Path):
-    one, another = written(tmp_path / "a", per_file=1), written(tmp_path / "b", per_file=5)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, another = written(tmp_path / "one" / "s", per_file=1), written(tmp_path / "two" / "s", per_file=5)
     assert mind2web.load(one) == mind2web.load(another)
-    assert [item["id"][:5] for item in mind2web.load(one)][::2] != sorted(f"task{n}" for n in range(5))
+    tasks = [item["annotation_id"] for item in mind2web.load(one)][::2]
+    assert sorted(tasks) == [f"task{n}" for n in range(5)] != tasks
 
 
 def test_a_right_element_beyond_the_top_ten_loses_the_step_without_a_question(tmp_path: Path):
@@ -207,7 +229,9 @@ def test_a_right_element_beyond_the_top_ten_loses_the_step_without_a_question(tm
     lines = [json.loads(line) for line in (folder / "ranks.jsonl").read_text().splitlines()]
     first = mind2web.load(folder)[0]
     for line in lines:
-        if line["step"] == first["id"]:
+        if line["step"].startswith(f"{first['annotation_id']}_") and first["id"].endswith(
+            line["step"].split("_", 1)[1]
+        ):
             del line["ranks"][first["positive"][0][0]]
     (folder / "ranks.jsonl").write_text("\n".join(map(json.dumps, lines)))
     environment = mind2web.Environment(mind2web.load(folder)[0])

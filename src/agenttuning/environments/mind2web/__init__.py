@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 from agenttuning.environments import Backend, Missing, Move, Room, Step
 from agenttuning.environments.mind2web.answer import Answer, gold_action, read_answer, token_f1, write_answer
@@ -33,10 +34,14 @@ TOP_K = 10  # std.yaml: eval.topk
 AT_ONCE = 5  # std.yaml: train.num_candidates
 SHUFFLE_SEED = 123  # std.yaml: seed
 AGENTBENCH_TASKS = 177  # tasks in AgentBench's data_std: the paper's 1,021 test examples (appendix B) less the others
+AGENTBENCH = Backend(
+    "agentbench", "the steps of AgentBench's data_std, each item shuffled by its own seed", comparable=True
+)
+# One code path for every page: what a score is worth is a matter of the items. Mind2Web's own files without
+# AgentBench's list are other steps than the paper's, and generated pages are none of Mind2Web.
 BACKENDS = (
-    Backend("agentbench", "Mind2Web pages, the 177 tasks of AgentBench's data_std", comparable=True),
-    Backend("dataset", "Mind2Web pages, steps chosen by us", comparable=False),
-    Backend("embedded", "generated pages, candidates ranked by BM25", comparable=False),
+    AGENTBENCH,
+    Backend("embedded", "pages of any source, steps not those of AgentBench's list", comparable=False),
 )
 
 
@@ -54,41 +59,53 @@ def load(path: str) -> list[dict]:
     return dataset.load(path, TOP_K)
 
 
-def missing(backend: str, **_where: object) -> list[Missing]:
-    """lxml, where it is not installed; the data files are asked for by `load`."""
-    _backend(backend)
-    return [] if find_spec("lxml") else [Missing("lxml", "pip install 'agenttuning[eval]'")]
+def missing(backend: str | Backend, data_std: str | None = None) -> list[Missing]:
+    """What this machine lacks: lxml, and for the backend `agentbench` the folder of AgentBench's list, `data_std`."""
+    chosen = _backend(backend)
+    lacking = [] if find_spec("lxml") else [Missing("lxml", "pip install 'agenttuning[eval]'")]
+    if chosen is AGENTBENCH and (data_std is None or not Path(data_std).is_dir()):
+        what = "AgentBench's list of steps, given as `data_std`" if data_std is None else f"the folder {data_std}"
+        lacking.append(Missing(what, "docker cp CONTAINER-OF-AGENTBENCH-MIND2WEB:/root/work/data/data_std ."))
+    return lacking
 
 
 @contextmanager
-def serve(backend: str = "embedded", **where: object) -> Iterator[Room]:
-    """The room. No backend has options. Raises UserError for an unknown backend, an option, or a missing library."""
+def serve(backend: str | Backend = "embedded", data_std: str | None = None) -> Iterator[Room]:
+    """The room. `data_std`: AgentBench's list, a folder of JSON files, which the items must then come from.
+
+    Raises UserError for an unknown backend, for what is missing, and for a list that is not AgentBench's.
+    """
     chosen = _backend(backend)
-    if where:
-        raise UserError(f"mind2web was given {', '.join(where)}; they would be without effect; leave them out")
-    for lack in missing(backend):
-        raise UserError(f"mind2web needs {lack.what}, which is not installed; no page could be read; {lack.command}")
-    yield Room(NAME, chosen, _of_agentbench if backend == "agentbench" else Environment)
+    for lack in missing(chosen, data_std):
+        raise UserError(f"{NAME}.{chosen.name} needs {lack.what}; no step could be played; {lack.command}")
+    if chosen is not AGENTBENCH:
+        if data_std is not None:
+            raise UserError(f"data_std goes with the backend {AGENTBENCH.name}; it would do nothing here; leave it out")
+        yield Room(NAME, chosen, Environment)
+        return
+    from agenttuning.environments.mind2web import dataset
+
+    known = dataset.task_ids(str(data_std))
+    if len(known) != AGENTBENCH_TASKS:
+        raise UserError(
+            f"{data_std} holds {len(known)} tasks, AgentBench's list has {AGENTBENCH_TASKS}; scores would be set "
+            "beside the paper's without being of the same steps; use the backend embedded, or give AgentBench's files"
+        )
+
+    def make(item: dict) -> Environment:
+        if item.get("annotation_id") not in known:
+            raise ValueError(f"the step {item['id']} is not of the list in data_std")
+        return Environment(item)
+
+    yield Room(NAME, chosen, make)
 
 
-def _backend(name: str) -> Backend:
+def _backend(name: str | Backend) -> Backend:
+    name = name.name if isinstance(name, Backend) else name
     for backend in BACKENDS:
         if backend.name == name:
             return backend
-    raise UserError(
-        f"mind2web has no backend {name!r}; nothing could be played; choose {', '.join(b.name for b in BACKENDS)}"
-    )
-
-
-def _of_agentbench(item: dict) -> Environment:
-    tasks = item.get("tasks", 0)
-    if tasks != AGENTBENCH_TASKS:
-        raise UserError(
-            f"{item['id']} comes from {tasks or 'no'} tasks of Mind2Web, AgentBench's list has {AGENTBENCH_TASKS}; its "
-            "score would be set beside the paper's without being of the same steps; use the backend 'dataset', or give "
-            "the files of data_std from AgentBench's image"
-        )
-    return Environment(item)
+    raise UserError(f"{NAME} has no backend {name!r}; nothing could be played; choose agentbench or embedded")
 
 
 class Environment:

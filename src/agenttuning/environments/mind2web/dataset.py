@@ -27,19 +27,14 @@ def load(path: str | Path, top_k: int) -> list[dict]:
     Candidates with a rank of `top_k` or more are left out. Raises UserError for a missing file or another form.
     """
     folder = Path(path)
-    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    if not files:
-        raise UserError(
-            f"{folder} is no folder with JSON files; there are no steps to play; give the folder of one split of "
-            "osunlp/Mind2Web (test_domain is AgentBench's), unpacked"
-        )
+    files = _files(folder)
     ranks = _ranks(folder / RANKS)
     tasks: dict[str, list[dict]] = {}
     for file in files:
         for place, task in enumerate(_tasks(file)):
             where = f"{file.name}, task {place}"
             try:
-                identity, steps = task["annotation_id"], _steps(task, ranks, top_k)
+                identity, steps = task["annotation_id"], _steps(task, folder.name, ranks, top_k)
             except (KeyError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"{where}: {type(error).__name__} {error}; its steps could not be played; the file is not of "
@@ -49,7 +44,27 @@ def load(path: str | Path, top_k: int) -> list[dict]:
                 raise UserError(f"{where}: the id {identity} came before; its steps would count twice; remove one")
             tasks[identity] = steps
     order = sorted(tasks, key=lambda identity: hashlib.sha256(identity.encode()).hexdigest())
-    return [{**step, "tasks": len(tasks)} for identity in order for step in tasks[identity]]
+    return [step for identity in order for step in tasks[identity]]
+
+
+def task_ids(path: str | Path) -> set[str]:
+    """The ids of the tasks in a folder. Raises UserError for a file of another form."""
+    try:
+        return {task["annotation_id"] for file in _files(Path(path)) for task in _tasks(file)}
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: a task has no id ({error}); its steps could not be told; it is not Mind2Web's"
+        ) from None
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if not files:
+        raise UserError(
+            f"{folder} is no folder with JSON files; there are no steps to play; give the folder of one split of "
+            "osunlp/Mind2Web (test_domain is AgentBench's), unpacked"
+        )
+    return files
 
 
 def _tasks(file: Path) -> list[dict]:
@@ -81,15 +96,16 @@ def _ranks(file: Path) -> dict[str, dict[str, int]]:
     return ranks
 
 
-def _steps(task: dict, ranks: dict[str, dict[str, int]], top_k: int) -> list[dict]:
+def _steps(task: dict, split: str, ranks: dict[str, dict[str, int]], top_k: int) -> list[dict]:
     steps = []
     for place, action in enumerate(task["actions"]):
-        identity = f"{task['annotation_id']}_{action['action_uid']}"
-        of_step = ranks[identity]
+        of_step = ranks[f"{task['annotation_id']}_{action['action_uid']}"]
         page = action["cleaned_html"].encode()
         steps.append(
             {
-                "id": identity,
+                # What stands before the last "_" names the items in results.
+                "id": f"mind2web_{split}_" + f"{task['annotation_id']}-{action['action_uid']}".replace("_", "-"),
+                "annotation_id": task["annotation_id"],
                 "website": task["website"],
                 "task": task["confirmed_task"],
                 "previous_actions": list(task["action_reprs"][:place]),
