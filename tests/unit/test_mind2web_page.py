@@ -61,6 +61,11 @@ def test_three_neighbours_on_each_side_are_kept_and_texts_are_none():
     assert shown(html, "14") == ("<div>in between<i n1 /><i n2 /><i n3 /><i id=0 n4 /><i n5 /><i n6 /><i n7 /></div>")
 
 
+def test_the_first_of_its_neighbours_has_three_after_it():
+    html = f'<div backend_node_id="1">{flat("i", 9)}</div>'
+    assert shown(html, "11") == "<div><i n0 /><i id=0 n1 /><i n2 /><i n3 /><i n4 /></div>"
+
+
 def test_six_generations_are_kept_below_a_wanted_element():
     html = '<b backend_node_id="9" name="g9"/>'
     for generation in range(8, 0, -1):

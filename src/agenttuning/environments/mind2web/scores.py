@@ -175,7 +175,9 @@ def _line(file: BinaryIO) -> str:
 
 
 def _named(module: object, name: object) -> Any:
-    if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in _NAMES:
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise pickle.UnpicklingError("a name that is no text")
+    if (module, name) not in _NAMES:
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no table of numbers needs")
     return _NAMES[module, name]
 
