@@ -111,10 +111,14 @@ class Threaded:
         if self._lane.closed:
             return
         try:
-            if self._env is not None:
-                await self._wait(self._env.close, min(CLOSE_S, self._timeout_s))
+            if self._lane.begun:
+                await self._wait(self._close, min(CLOSE_S, self._timeout_s))
         finally:
             self._lane.close()
+
+    def _close(self) -> None:
+        if self._env is not None:
+            self._env.close()
 
     async def leave(self) -> None:
         """Give the environment up in the middle of an episode: close it after the call that it is in."""
@@ -122,17 +126,24 @@ class Threaded:
 
     def _abandon(self) -> None:
         # should the call come back after all, the environment is closed
-        self._lane.submit(lambda: self._env and self._env.close())
+        self._lane.submit(self._close)
         self._lane.close()
 
 
 class Processed(Threaded):
     """A process for each environment: it may crash, block or leak. See remote.py; a thread waits for its answers."""
 
+    def __init__(self, make: Callable[[dict], Any], item: dict, timeout_s: float) -> None:
+        super().__init__(make, item, timeout_s)
+        self._remote = Remote(make, item, timeout_s)
+
     def _made(self) -> Any:
         if self._env is None:
-            self._env = Remote(self._make, self._item, self._timeout_s)
+            self._env = self._remote.start()
         return self._env
+
+    def _close(self) -> None:
+        self._remote.close()
 
     async def _wait(self, job: Callable[[], Any], seconds: float) -> Any:
         if self._lane.closed:
@@ -148,8 +159,8 @@ class Processed(Threaded):
 
     async def leave(self) -> None:
         """Give the environment up in the middle of an episode: close it, or end it where it is in a call."""
-        if self._env is not None and self._lane.busy:
-            self._env.kill()
+        if self._lane.busy:
+            self._remote.kill()
         await self.close()
 
 
@@ -184,13 +195,13 @@ class _Lane:
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._name, self._begun, self.closed, self.busy = name, False, False, False
+        self._name, self.begun, self.closed, self.busy = name, False, False, False
 
     def submit(self, job: Callable[[], Any]) -> Future:
         future: Future = Future()
         self._jobs.put((future, job))
-        if not self._begun:
-            self._begun = True
+        if not self.begun:
+            self.begun = True
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
         return future
 

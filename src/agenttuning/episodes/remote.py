@@ -24,6 +24,7 @@ from agenttuning.errors import UserError
 
 log = logging.getLogger(__name__)
 ANSWER_BYTES = 64 << 20  # an answer of an environment; more than any observation, and less than memory
+START_S = 120.0  # seconds for a new Python and the imports that `make` needs
 END_S = 5.0  # seconds that a process has to end after it was told to close
 
 
@@ -39,17 +40,22 @@ class Remote:
     """
 
     def __init__(self, make: Callable[[dict], Any], item: dict, timeout_s: float) -> None:
-        self._timeout_s, self._dead = timeout_s, False
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, make, item), daemon=True)
-        self._process.start()
-        theirs.close()
-        try:
-            self._answer("making it")
-        except BaseException:
-            self.kill()
-            raise
+        self._timeout_s, self._dead, self._lock = timeout_s, False, threading.Lock()
+        self._made_of, self._pipe, self._process = (make, item), None, None
+
+    def start(self) -> Remote:
+        """Start the process and make the environment in it; gives itself."""
+        with self._lock:
+            if self._dead:
+                raise WorldError("the environment was given up before it was made")
+            spawn = multiprocessing.get_context("spawn")
+            self._pipe, theirs = spawn.Pipe()
+            self._process = spawn.Process(target=_serve, args=(theirs, *self._made_of), daemon=True)
+            self._process.start()
+            theirs.close()
+        self._answer("starting", START_S)
+        self._answer("making it", self._timeout_s)
+        return self
 
     def reset(self) -> str:
         """As the environment's."""
@@ -78,7 +84,7 @@ class Remote:
     def close(self) -> None:
         """Close the environment and end its process, by force where it does not end by itself."""
         try:
-            if not self._dead:
+            if not self._dead and self._process is not None:
                 self._call("close")
                 connection.wait([self._process.sentinel], END_S)
         finally:
@@ -86,15 +92,17 @@ class Remote:
 
     def kill(self) -> None:
         """End the process and all that it started. Safe to call from another thread and more than once."""
-        if self._dead:
-            return
-        self._dead = True
-        # before the process is waited for: until then its number cannot be another one's
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(self._process.pid) == self._process.pid:  # else it has no group of its own yet
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.join(END_S)
+        with self._lock:
+            if self._dead or self._process is None:
+                self._dead = True
+                return
+            self._dead = True
+            # before the process is waited for: until then its number cannot be another one's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(self._process.pid) == self._process.pid:  # else it has no group of its own yet
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
+            self._process.join(END_S)
 
     def _call(self, name: str, *arguments: str) -> Any:
         if self._dead:
@@ -103,13 +111,13 @@ class Remote:
             self._pipe.send_bytes(json.dumps([name, *arguments]).encode("ascii"))
         except OSError:
             raise self._ended(f"{name}()") from None
-        return self._answer(f"{name}()")
+        return self._answer(f"{name}()", self._timeout_s)
 
-    def _answer(self, what: str) -> Any:
+    def _answer(self, what: str, seconds: float) -> Any:
         try:
-            if not self._pipe.poll(self._timeout_s):
+            if not self._pipe.poll(seconds):
                 self.kill()
-                raise WorldError(f"the environment's process did not answer {what} for {self._timeout_s:g} s")
+                raise WorldError(f"the environment's process did not answer {what} for {seconds:g} s")
             kind, *answer = json.loads(self._pipe.recv_bytes(ANSWER_BYTES))
         except (EOFError, OSError, ValueError) as error:
             raise self._ended(what) from error
@@ -132,6 +140,7 @@ def _serve(pipe: connection.Connection, make: Callable[[dict], Any], item: dict)
     os.setsid()  # what the environment starts is ended with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    _send(pipe, ["ok", None])
     found = _answered(lambda: make(item))
     env = found[1] if found[0] == "ok" else None
     _send(pipe, ["ok", None] if env is not None else found)
