@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > BODY_BYTES:
+        if not (length.isascii() and length.isdecimal() and int(length[:12]) <= BODY_BYTES):
             self.close_connection = True
             return self._error(413, f"Content-Length is {length!r}; it must be at most {BODY_BYTES}")
         data = self.rfile.read(int(length))
