@@ -249,3 +249,18 @@ def test_closing_writes_what_waits(tmp_path) -> None:
         futures = [store.submit(record(f"item {number}")) for number in range(50)]
     assert all(future.done() for future in futures)
     assert len(read(tmp_path / FILE)) == 50
+
+
+def test_episodes_of_other_rules_are_put_aside_and_never_under_another_run(tmp_path) -> None:
+    with EpisodeStore(tmp_path, "one") as store:
+        store.append(record())
+        with pytest.raises(UserError, match="in use"):
+            EpisodeStore(tmp_path, "two")
+        assert (tmp_path / "episodes.jsonl").exists()
+    with EpisodeStore(tmp_path, "one") as store:
+        assert store.result(key_of(record())) is not None
+    for number, rules in enumerate(("two", "three"), 1):
+        with EpisodeStore(tmp_path, rules) as store:
+            assert store.result(key_of(record())) is None
+            store.append(record())
+        assert len(read(tmp_path / f"episodes.before-{number}.jsonl")) == 1

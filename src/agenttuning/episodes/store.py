@@ -35,14 +35,17 @@ class EpisodeStore:
     """The episodes of one folder, opened for appending; a context manager.
 
     `torn` is the number of bytes at the end which were not written to the end and were cut off at opening (0 after a
-    clean end). Raises UserError when another process has the folder open, or when another line is unreadable.
+    clean end). `rules` is a digest of all that decides how an episode goes and that no key says: episodes which were
+    played by others are kept in episodes.before-N.jsonl, and not taken for results. Raises UserError when another process has the folder open, or when another line is unreadable.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, rules: str | None = None) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _take_lock(self.folder / LOCK)
         try:
+            if rules is not None:
+                _put_aside(self.folder, rules)
             self.path = self.folder / FILE
             self.torn = _cut_torn_line(self.path)
             if self.torn:
@@ -176,6 +179,18 @@ def _cut_torn_line(path: Path) -> int:
         file.truncate(start)
         os.fsync(file.fileno())
         return len(data) - start
+
+
+def _put_aside(folder: Path, rules: str) -> None:
+    note, episodes = folder / "rules.txt", folder / FILE
+    if episodes.exists() and (not note.exists() or note.read_text().strip() != rules):
+        number = next(n for n in range(1, 10_000) if not (folder / f"episodes.before-{n}.jsonl").exists())
+        episodes.rename(folder / f"episodes.before-{number}.jsonl")
+        print(
+            f"{folder}: items, environment, protocol or chat format have changed; earlier episodes are now in "
+            f"episodes.before-{number}.jsonl"
+        )
+    note.write_text(rules + "\n")
 
 
 def _take_lock(path: Path):
