@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from agenttuning import environments, run_record
 from agenttuning.chat import fingerprint
-from agenttuning.episodes.folders import put_aside
 from agenttuning.errors import UserError
 from agenttuning.model_files import find_model, model_digest
 from agenttuning.scoring import intervals, scores
@@ -99,8 +98,7 @@ def _play(
 
     protocol = suite.protocol
     records = []
-    put_aside(folder, _rules_digest(suite, policy))
-    with EpisodeStore(folder) as store:
+    with EpisodeStore(folder, _rules_digest(suite, policy)) as store:
         for task in (environments.TASKS[name] for name in protocol.tasks if name in chosen):
             rules = protocol.rules(task.NAME)
             items = task.items("test", _at_most(rules.n, most), rules.seed)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from agenttuning import protocols, run_record
 from agenttuning.environments import HELD_IN, Backend, Room, held_in
-from agenttuning.episodes.folders import put_aside
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
 from agenttuning.protocols.prompts import load as load_prompts
@@ -129,11 +128,9 @@ def play_stage(stage: Stage, rules: protocols.Protocol, policy: Policy, folder: 
     from agenttuning.episodes.store import EpisodeStore
 
     place = folder / stage.name
-    place.mkdir(parents=True, exist_ok=True)
-    put_aside(place, _rules_digest(stage, rules))
     with ExitStack() as held:
         room: Room = held.enter_context(stage.module.serve(stage.backend.name, **stage.where))
-        store = held.enter_context(EpisodeStore(place))
+        store = held.enter_context(EpisodeStore(place, _rules_digest(stage, rules)))
         seed = rules.rules(stage.task).seed
         return play(room, stage.items, policy, rules, stage.prompts, model=model, seed=seed, store=store)
 

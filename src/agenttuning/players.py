@@ -49,8 +49,8 @@ def player(
             max_new_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
             truncate_prompt_tokens=decoding.truncate_prompt_tokens,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
+            key_variable=api_key_env,
+            slots=concurrency,
         )
 
     return make, f"served-{label}", served_model

@@ -115,8 +115,8 @@ def _policy(plan: Plan, rules: protocols.Protocol) -> Any:
         max_new_tokens=teacher.max_new_tokens,
         temperature=teacher.temperature,
         seed=teacher.seed,
-        api_key_env=teacher.api_key_env,
-        concurrency=teacher.concurrency,
+        key_variable=teacher.api_key_env,
+        slots=teacher.concurrency,
     )
 
 
