@@ -23,7 +23,11 @@ PROTOCOL = Protocol(
     decoding=Decoding(max_new_tokens=16, temperature=0.0),
     limits=Limits(repetition=None, invalid_in_a_row=None, action_chars=1000),
     void_above=0.2,
-    tasks={"db": TaskRules(max_turns=20, n=4, seed=0, group="held_in", metric="success_rate", format="raw")},
+    tasks={
+        "db": TaskRules(
+            max_turns=20, n=4, seed=0, group="held_in", metric="success_rate", format="raw", unfinished="score"
+        )
+    },
 )
 FAST = {"answer_s": 20.0, "patience_s": 2.0, "wait_s": 0.02}
 
@@ -73,6 +77,22 @@ def test_an_episode_is_played_and_scored_by_the_server(server):
     assert server.paths() == ["/start_sample", "/interact", "/interact", "/calculate_overall"]
     assert server.requests[-1][1]["results"][0]["index"] == 0
     assert server.sessions == {}
+
+
+@pytest.mark.parametrize(
+    ("reply", "ended"),
+    [
+        ("go", status.TASK_LIMIT),
+        ("bad", status.INVALID_ACTION),
+        ("odd", status.INVALID_FORMAT),
+        ("lost", status.TASK_LIMIT),
+    ],
+)
+def test_the_servers_end_is_the_records_and_the_server_scores_it(server, reply: str, ended: str):
+    (record,) = played(server, says(reply))
+    assert (record["status"], record["reward"]) == (ended, 0.0)
+    assert server.paths()[-1] == "/calculate_overall"
+    assert "/cancel" not in server.paths()
 
 
 def test_a_lost_sample_scores_nothing(server):

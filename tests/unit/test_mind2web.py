@@ -212,6 +212,18 @@ def test_a_step_without_a_right_element_in_the_top_ten_is_lost_and_nothing_is_as
     assert environment.score() == 0.0
 
 
+def test_a_model_is_not_asked_about_a_step_that_is_lost_before():
+    with mind2web.serve("embedded") as room:
+        lost = step(10) | {"positive": []}
+        (record,) = play(room, [lost], _unasked, PRACTICE, own(texts), model="m", seed=0, progress=False)
+    assert (record["status"], record["reward"], record["turns"]) == ("completed", 0.0, 0)
+    assert record["metrics"]["in_top_10"] == 0.0
+
+
+def _unasked(turns):
+    raise AssertionError("asked")
+
+
 def test_a_single_candidate_is_never_asked_about_as_in_the_original():
     environment = mind2web.Environment(step(1, right=1))
     assert environment.reset() == ""

@@ -225,7 +225,7 @@ class Environment:
         self._take(answer)
         history = self.output["history"]
         if self.over:
-            return Step("", done=True, valid=self.ended != "invalid_action")
+            return Step("", done=True, valid=self.ended != "invalid_action", ended=self.ended)
         # Mind2Web's questions, for one: the conversation that the model is shown here would not be the server's.
         if len(history) <= before and "[NOTICE]" not in history[0]["content"]:
             raise ServerError(

@@ -97,6 +97,11 @@ class Episode:
         }
 
 
+def opened(env: Any) -> tuple[str, bool]:
+    """The first observation, cleaned, and whether the episode is over; runs where the environment's calls run."""
+    return clean(env.reset()), getattr(env, "over", False)
+
+
 def act(env: Any, reply: str, rules: Rules) -> tuple[Reading, Step | Exception | None]:
     """Read a cleaned reply and play its action; runs where the environment's calls run, and changes nothing else."""
     parsed = rules.format.read(reply, rules.limits.action_chars, env.actions)
@@ -125,17 +130,19 @@ def settle(env: Any, episode: Episode, rules: Rules) -> tuple[float, dict]:
 def note(episode: Episode, reply: str, parsed: Reading, step: Step | None, rules: Rules) -> None:
     """Write a turn down and end the episode where the rules end it."""
     episode.messages.append(assistant(reply if parsed.keep is None else parsed.keep))
+    ended = None
     if step is None:
         episode.steps.append({"action": None, "valid": False, "cut": False, "error": None})
         if parsed.tell is None:
             episode.ended = status.REFUSAL if declines(reply) else status.INVALID_FORMAT
             return
-        observation, over = parsed.tell, False
+        observation = parsed.tell
     else:
-        observation, over = step.observation, step.done
+        observation = step.observation
+        ended = (step.ended or status.COMPLETED) if step.done else None
         made = {"action": parsed.action, "valid": step.valid, "cut": parsed.cut, "error": step.error}
         episode.steps.append(made)
-    episode.ended = status.COMPLETED if over else _stopped(episode, rules)
+    episode.ended = ended or _stopped(episode, rules)
     if episode.ended:
         episode.last = observation
     else:

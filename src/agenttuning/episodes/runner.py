@@ -20,7 +20,7 @@ from typing import Any
 from agenttuning.environments import Room
 from agenttuning.episodes import status
 from agenttuning.episodes.asking import Batch, Single, asker_of
-from agenttuning.episodes.episode import Episode, Rules, act, clean, decline, note, settle, text_of
+from agenttuning.episodes.episode import Episode, Rules, act, clean, decline, note, opened, settle, text_of
 from agenttuning.episodes.hosts import Host, host_of
 from agenttuning.episodes.progress import Progress
 from agenttuning.episodes.store import EpisodeStore, key_of
@@ -181,7 +181,9 @@ class _Run:
         """Play to the end. Raises UserError and what is no Exception; any other failure is noted in the episode."""
         rules, prompt = self.rules, self.prompts(episode.item)
         try:
-            episode.begin(prompt, await _in(host, lambda env: clean(env.reset())))
+            observation, over = await _in(host, opened)
+            episode.begin(prompt, observation)
+            episode.ended = status.COMPLETED if over else None
             while episode.ended is None:
                 turn = Turn(episode.shown(rules), episode.item["id"], episode.turn, host.face, rules.format.write)
                 answer = await self.asker.ask(turn, place)
