@@ -39,7 +39,7 @@ class Controller:
         self.sessions: dict[int, dict] = {}
         self.release = threading.Event()
         self.lock = threading.Lock()
-        self.next = 0
+        self.next = -1
         self.url = ""
 
     def paths(self) -> list[str]:
@@ -84,7 +84,7 @@ class Controller:
         if self.busy or len(self.sessions) >= self.capacity:
             self.busy = max(0, self.busy - 1)
             return 406, {"detail": "Error: No workers available"}
-        self.next += 1
+        self.next += 1  # the first is 0, as the original's
         goal = 1 + self.indices.index(body["index"])
         history = [*FORMAT, {"role": "user", "content": f"Go {goal} times."}]
         self.sessions[self.next] = {"index": body["index"], "goal": goal, "count": 0, "history": history, "turns": 0}
