@@ -268,6 +268,9 @@ def test_a_sample_that_is_over_at_once_is_said_to_be(server):
     server.start_as = {"index": 0, "status": "unknown", "result": None, "history": None}
     environment.reset()
     assert environment.over and environment.ended == status.TASK_LIMIT
+    server.overall = {"SELECT_accuracy": 0, "INSERT_accuracy": 0, "UPDATE_accuracy": 0}
+    (record,) = played(server, says("never asked"))
+    assert (record["status"], record["reward"], record["turns"]) == (status.TASK_LIMIT, 0.0, 0)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ An environment is anything with this small face:
     actions() -> list[str]    some admissible actions of the present state
     close()                   gives back what the environment holds (a database, a folder, a sandbox)
     metrics() -> dict         optional: further numbers and labels of the present state (F1, exact match, a category)
-    over: bool                optional: after reset, whether the episode has ended before the first turn
+    over: bool                optional: after reset, whether the episode has ended before the first turn; and
+    ended: str                with it, how, where that is not "completed", as in Step
 
 An action is one text; each module says in its docstring what it understands. Episodes are played in a `Room`.
 

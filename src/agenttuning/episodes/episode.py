@@ -97,9 +97,10 @@ class Episode:
         }
 
 
-def opened(env: Any) -> tuple[str, bool]:
-    """The first observation, cleaned, and whether the episode is over; runs where the environment's calls run."""
-    return clean(env.reset()), getattr(env, "over", False)
+def opened(env: Any) -> tuple[str, str | None]:
+    """The first observation, cleaned, and how the episode ended, if it has; runs where the environment's calls run."""
+    observation, over = clean(env.reset()), getattr(env, "over", False)
+    return observation, (getattr(env, "ended", None) or status.COMPLETED) if over else None
 
 
 def act(env: Any, reply: str, rules: Rules) -> tuple[Reading, Step | Exception | None]:

@@ -181,9 +181,9 @@ class _Run:
         """Play to the end. Raises UserError and what is no Exception; any other failure is noted in the episode."""
         rules, prompt = self.rules, self.prompts(episode.item)
         try:
-            observation, over = await _in(host, opened)
+            observation, ended = await _in(host, opened)
             episode.begin(prompt, observation)
-            episode.ended = status.COMPLETED if over else None
+            episode.ended = ended
             while episode.ended is None:
                 turn = Turn(episode.shown(rules), episode.item["id"], episode.turn, host.face, rules.format.write)
                 answer = await self.asker.ask(turn, place)
