@@ -114,7 +114,8 @@ def test_every_page_leads_back(visit: Environment) -> None:
     page = visit.step(f"click[{asin}]").observation
     product = visit.catalogue.of(asin)
     assert f"[SEP] {product.title} [SEP] Price: {product.price} [SEP] Rating: N.A. [SEP]" in page
-    for name, text in (("Description", product.description), ("Features", product.bullets[-1]), ("Reviews", "No reviews")):
+    texts = {"Description": product.description, "Features": product.bullets[-1], "Reviews": "No reviews found"}
+    for name, text in texts.items():
         step = visit.step(f"click[{name}]")
         assert step.valid and text in step.observation
         assert step.observation.endswith("{'has_search_bar': False, 'clickables': ['back to search', '< prev']}")
@@ -176,10 +177,8 @@ def test_the_expert_plays_on_from_any_slip(visit: Environment, room) -> None:
     wrong = next(asin for asin in visit.catalogue.asins if asin != visit.goal["asin"])
     query = visit.catalogue.of(wrong).query
     title = visit.catalogue.of(visit.goal["asin"]).title
-    other_option = "click[" + next(
-        value for values in visit.catalogue.of(visit.goal["asin"]).options.values() for value in values
-        if value not in visit.goal["options"]
-    ) + "]"
+    offers = [value for values in visit.catalogue.of(visit.goal["asin"]).options.values() for value in values]
+    other_option = next(f"click[{value}]" for value in offers if value not in visit.goal["options"])
     for slips in (
         [f"search[{query}]", "click[next >]"],
         [f"search[{title}]", "click[next >]", "click[next >]"],
@@ -205,9 +204,9 @@ def test_the_expert_looks_through_the_pages_of_results(visit: Environment) -> No
     try:
         visit.reset()
         seen = []
-        while not seen or not step.done:
+        while visit.reward is None:
             seen.append(visit.oracle().action)
-            step = visit.step(seen[-1])
+            visit.step(seen[-1])
     finally:
         visit.catalogue.__dict__["index"] = asins
     assert seen[1:4] == ["click[Next >]", "click[Next >]", f"click[{visit.goal['asin']}]"]

@@ -64,7 +64,7 @@ def test_a_long_action_is_cut_and_says_so() -> None:
 
 def test_what_is_written_is_read_back() -> None:
     assert read(write("a\nb", "click[x | y (1)]"), 100) == Reading("a\nb", "click[x | y (1)]")
-    for thought, action in (("t", "click[a]b]"), ("t", "look"), ("Action:\nclick[z]", "click[a]"), ("t", "click[a\nb]")):
+    for thought, action in (("", "click[a]b]"), ("", "look"), ("Action:\nclick[z]", "click[a]"), ("", "click[a\nb]")):
         with pytest.raises(ValueError, match="cannot be written"):
             write(thought, action)
 
@@ -84,7 +84,7 @@ def test_reading_never_raises(reply: str, limit: int) -> None:
     assert found.action is None or 0 < len(found.action) <= limit
 
 
-@pytest.mark.parametrize("piece", ["Action:", "Action: ", "Action:\n", "Action:\nclick[", "Action:" + 50 * " ", " ", "["])
+@pytest.mark.parametrize("piece", ["Action:", "Action: ", "Action:\n", "Action:\nclick[", "Action:" + 50 * " ", "["])
 def test_a_megabyte_is_read_in_linear_time(piece: str) -> None:
     start = time.perf_counter()
     assert read(piece * (1_000_000 // len(piece)), 100).action is None
@@ -100,7 +100,7 @@ def _rows() -> list:
 
 
 def _shop_of(turns: list[str]) -> tuple[Catalogue, dict]:
-    """A catalogue with the products that a row shows, whose search gives them in the row's order, and the row's goal."""
+    """A catalogue of the products that a row shows, whose search gives them in the row's order, and the row's goal."""
     listed, options, total, instruction = {}, {}, 0, turns[0].split(" [SEP] ")[2]
     for page in turns[::2]:
         texts = page.split(" [SEP] ")

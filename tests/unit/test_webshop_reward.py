@@ -22,6 +22,7 @@ from agenttuning.environments.webshop.reward import (
     type_score,
 )
 
+KNIVES = "tea cup saucer plate spoon knife"  # one noun of six is PRODUCT's
 PRODUCT = Product(
     asin="B000000001",
     title="Brinmark Tea Tree Shampoo",
@@ -118,9 +119,9 @@ def test_attributes(wanted: str, met: bool) -> None:
         ({"query": "soap"}, 1.0),  # the category still is the same
         ({"query": "soap", "product_category": "Beauty › Soap › Bars"}, 1.0),  # the titles are alike
         ({"name": "Calder Soap with Tea and Honey for Men by Dovetail"}, 1.0),
-        ({"query": "soap", "product_category": "Beauty › Soap", "name": "tea cup saucer plate spoon knife"}, 0.5),
-        ({"query": "soap", "product_category": "Beauty › Beauty › Soap", "name": "tea cup saucer plate spoon knife"}, 0.5),
-        ({"product_category": "Shampoo › Beauty", "query": "x", "name": "tea cup saucer plate spoon knife"}, 1.0),
+        ({"query": "soap", "product_category": "Beauty › Soap", "name": KNIVES}, 0.5),
+        ({"query": "soap", "product_category": "Beauty › Beauty › Soap", "name": KNIVES}, 0.5),
+        ({"product_category": "Shampoo › Beauty", "query": "x", "name": KNIVES}, 1.0),
         ({"name": "tea cup saucer plate spoon knife fork pan pot lid jar"}, 0.1),  # alike, but for the titles
         ({"name": "Ladder"}, 0.0),
         ({"name": ""}, 1.0),  # a title without nouns counts 0.2: neither alike nor unlike
@@ -134,13 +135,24 @@ def test_the_type_score(changes: dict, score: float) -> None:
 @pytest.mark.parametrize(
     ("wanted", "bought", "spacy"),
     [  # spaCy's shares as WebShop's own tests have them (tests/web-agent-site/engine/test_goal.py)
-        ("adidas Unisex-Adult D.o.n. Issue 2 Basketball Shoe", "adidas Unisex-Adult D.o.n. Issue 2 Indoor Court Shoe", 0.85),
-        ("Saireed UL Listed 2 Prong Power Cord for JBL Bar 3.1 Bar 2.1 Channel 4K Ultra HD Soundbar",
-         "BRST AC Power Cord Outlet Socket Cable Plug Lead for Panasonic SC-HT830V DVD/VCR Combo Home Theater System", 0.17),
-        ("Rusticware 921ORB Kitchen and Bath Cabinet Knob",
-         "Minkissy 2pcs Stainless Steel Eyebrow Tweezers Blackhead Acne Remover Portable Makeup Tweezers (Silver)", 0.0),
+        (
+            "adidas Unisex-Adult D.o.n. Issue 2 Basketball Shoe",
+            "adidas Unisex-Adult D.o.n. Issue 2 Indoor Court Shoe",
+            0.85,
+        ),
+        (
+            "Saireed UL Listed 2 Prong Power Cord for JBL Bar 3.1 Bar 2.1 Channel 4K Ultra HD Soundbar",
+            "BRST AC Power Cord Outlet Socket Cable Plug Lead for Panasonic SC-HT830V DVD/VCR Combo Home "
+            "Theater System",
+            0.17,
+        ),
+        (
+            "Rusticware 921ORB Kitchen and Bath Cabinet Knob",
+            "Minkissy 2pcs Stainless Steel Eyebrow Tweezers Blackhead Acne Remover Portable Makeup Tweezers (Silver)",
+            0.0,
+        ),
     ],
-)  # fmt: skip
+)
 def test_guessed_nouns_are_near_spacys(wanted: str, bought: str, spacy: float) -> None:
     nouns = guessed_nouns(wanted)
     assert abs(len(set(guessed_nouns(bought)) & set(nouns)) / len(nouns) - spacy) < 0.1
@@ -152,7 +164,7 @@ def test_the_reward_and_its_parts() -> None:
     assert reward(PRODUCT, 20.01, ["16 ounce"], GOAL, guessed_nouns).total == pytest.approx(2 / 3)
     assert reward(PRODUCT, 12.0, ["8 ounce"], GOAL, guessed_nouns).total == pytest.approx(2 / 3)
     assert reward(PRODUCT, 12.0, [], {**GOAL, "attributes": ["vegan"]}, guessed_nouns).total == pytest.approx(1 / 3)
-    half = {**GOAL, "query": "soap", "product_category": "", "name": "tea cup saucer plate spoon knife"}
+    half = {**GOAL, "query": "soap", "product_category": "", "name": KNIVES}
     assert reward(PRODUCT, 12.0, ["16 ounce"], half, guessed_nouns).total == 0.5
     none = reward(PRODUCT, 12.0, [], {**GOAL, "options": []}, guessed_nouns)
     assert none.total == 1.0 and none.options is None

@@ -1,10 +1,10 @@
 """WebShop's format: a thought, then an action on a line of its own (AgentBench.old, src/tasks/webshop).
 
-    Thought:
-    I think ...
+Thought:
+I think ...
 
-    Action:
-    search[keywords]    or    click[text]
+Action:
+search[keywords]    or    click[text]
 """
 
 from __future__ import annotations

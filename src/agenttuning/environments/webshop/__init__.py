@@ -121,7 +121,7 @@ def missing(backend: str | Backend = "synthetic", catalogue: str | Path | None =
     from agenttuning.environments.webshop import files
 
     if catalogue is None:
-        return [*lacks, Missing("WebShop's files", "--catalogue FOLDER; docs/environments/webshop.md says where they are")]
+        return [*lacks, Missing("WebShop's files", "docs/environments/webshop.md says where they are found")]
     _, folder = files.paths(catalogue, chosen.name)
     return lacks + [
         Missing(str(file), "docs/environments/webshop.md says where it is found")

@@ -25,7 +25,10 @@ from agenttuning.errors import UserError
 log = logging.getLogger(__name__)
 
 HUMAN = "items_human_ins.json"
-NAMES = {"full": ("items_shuffle.json", "items_ins_v2.json"), "1k": ("items_shuffle_1000.json", "items_ins_v2_1000.json")}
+NAMES = {
+    "full": ("items_shuffle.json", "items_ins_v2.json"),
+    "1k": ("items_shuffle_1000.json", "items_ins_v2_1000.json"),
+}
 # The three small ones: the Hub card of Ricardo-H/webshop-data and the manifest of elizaOS's WebShop loader agree.
 # The two of the full catalogue: that manifest alone.
 PINS = {

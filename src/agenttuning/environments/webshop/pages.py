@@ -60,7 +60,7 @@ def done_page(asin: str, options: dict[str, str], reward: float) -> str:
         chosen = chosen.replace(sign, f"\\u{ord(sign):04x}")
     bought = ["Purchased", "asin", asin, "options", chosen]
     bought += [text for name in ("attrs", "category", "query", "product category") for text in (name, "None")]
-    target = "Target asin options attrs".split() + ["price upper", "instuction text", "category", "product category"]
+    target = ["Target", "asin", "options", "attrs", "price upper", "instuction text", "category", "product category"]
     return _shown(
         ["Thank you for shopping with us!", "Your code: ", "None", "(Paste it in your MTurk interface.)", *bought]
         + [*target, "query", "Goal", "None", "Reward", "Your score (min 0.0, max 1.0)", str(reward)]

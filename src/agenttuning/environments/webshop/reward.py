@@ -22,21 +22,25 @@ SPACY_MODEL = "en_core_web_lg"  # AgentBench's goal.py; WebShop's own has en_cor
 
 # web_agent_site/engine/normalize.py: an option is compared by the first of these that it contains, in this order.
 COLOURS = (
-    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo "
-    "caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream "
-    "crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather "
-    "indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha "
-    "multicolor mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal "
-    "rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise "
-    "violet walnut wheat white wine yellow"
-).split()
+    "alabaster", "apricot", "aqua", "ash", "asphalt", "azure", "banana", "beige", "black", "blue", "blush",
+    "bordeaux", "bronze", "brown", "burgundy", "camel", "camo", "caramel", "champagne", "charcoal", "cheetah",
+    "chestnut", "chocolate", "christmas", "coffee", "cognac", "copper", "coral", "cranberry", "cream", "crystal",
+    "dark", "denim", "eggplant", "elephant", "espresso", "fuchsia", "gold", "granite", "grape", "graphite", "grass",
+    "gray", "green", "grey", "heather", "indigo", "ivory", "ivy", "khaki", "lavender", "lemon", "leopard", "light",
+    "lilac", "lime", "magenta", "maroon", "mauve", "merlot", "midnight", "mint", "mocha", "multicolor", "mushroom",
+    "mustard", "natural", "navy", "nude", "olive", "orange", "peach", "pewter", "pink", "plum", "purple", "rainbow",
+    "red", "rose", "royal", "rust", "sand", "sapphire", "seashell", "silver", "skull", "slate", "steel", "stone",
+    "stonewash", "sunflower", "tan", "taupe", "teal", "tiger", "turquoise", "violet", "walnut", "wheat", "white",
+    "wine", "yellow",
+)  # fmt: skip
 
 # Words that name nothing, for titles without a tagger.
-_NOT_NOUNS = frozenset(
-    "a an and are as at be by can each every for from has have in includes into is it its new no not of off on only "
-    "or other our out over per plus so than that the their these this those to under up use very via with without you "
-    "your".split()
-)
+_NOT_NOUNS = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "by", "can", "each", "every", "for", "from", "has", "have", "in",
+    "includes", "into", "is", "it", "its", "new", "no", "not", "of", "off", "on", "only", "or", "other", "our",
+    "out", "over", "per", "plus", "so", "than", "that", "the", "their", "these", "this", "those", "to", "under",
+    "up", "use", "very", "via", "with", "without", "you", "your",
+))  # fmt: skip
 _WORD = re.compile(r"[^\W\d_][^\W_]*")
 
 Nouns = Callable[[str], list[str]]

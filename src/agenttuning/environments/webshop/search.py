@@ -17,10 +17,12 @@ K1, B = 0.9, 0.4  # Anserini's defaults
 MOST_TERMS = 1024  # Lucene's maxClauseCount: it refuses a longer query, which would end the episode; here it is cut
 EXACT = 24  # Lucene's SmallFloat.intToByte4: shorter lengths are exact, longer ones keep four leading bits above it
 
-STOP_WORDS = frozenset(  # Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with".split()
-)
+# Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET
+STOP_WORDS = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not",
+    "of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will",
+    "with",
+))  # fmt: skip
 
 # Lucene's StandardTokenizer, near enough: letters and digits; between letters also . ' : · , between digits . ' , ;
 # and one ideograph (or hiragana) at a time.

@@ -14,19 +14,20 @@ from agenttuning.environments.webshop.catalogue import Catalogue, product_of
 from agenttuning.environments.webshop.goals import goal_of
 
 OF_EACH = 40  # products of a kind
-_COLOURS = "black white navy grey red green teal ivory brown yellow purple pink".split()
+_COLOURS = ["black", "white", "navy", "grey", "red", "green", "teal", "ivory", "brown", "yellow", "purple", "pink"]
 _CLOTHES = ("x-small", "small", "medium", "large", "x-large", "xx-large")
 _SHOES = tuple(f"{size} wide" if size > 8 else str(size) for size in range(5, 13))
 _BRANDS = (
-    "Alvero Brinmark Calder Dovetail Elmswood Fennick Garnet Halden Ilvermoor Jorvik Kestrelle Lumora Marrowby Norvale "
-    "Ostrand Pellgrave Quillon Ravensby Solveig Tarrant Umberline Velloway Wexcombe Yarrowdale Zephyrine"
-).split()
-_COMFORT = ("machine washable", "long sleeve", "slim fit", "quick drying", "tummy control", "hand wash", "stretch fabric")
+    "Alvero", "Brinmark", "Calder", "Dovetail", "Elmswood", "Fennick", "Garnet", "Halden", "Ilvermoor", "Jorvik",
+    "Kestrelle", "Lumora", "Marrowby", "Norvale", "Ostrand", "Pellgrave", "Quillon", "Ravensby", "Solveig",
+    "Tarrant", "Umberline", "Velloway", "Wexcombe", "Yarrowdale", "Zephyrine",
+)  # fmt: skip
+_COMFORT = ("machine washable", "long sleeve", "slim fit", "quick drying", "tummy control", "hand wash", "stretchy")
 _SOLES = ("rubber sole", "memory foam", "non slip", "arch support", "lace up", "ankle strap", "faux fur lining")
 _FOOD = ("gluten free", "sugar free", "low sodium", "non gmo", "dairy free", "high protein", "individually wrapped")
 _POWER = ("fast charging", "noise cancelling", "water resistant", "long lasting battery", "hands free", "plug and play")
-_ROOM = ("solid wood", "easy to assemble", "stainless steel", "space saving", "heavy duty", "easy to clean", "eco friendly")
-_SKIN = ("cruelty free", "paraben free", "tea tree", "hyaluronic acid", "sensitive skin", "fragrance free", "travel size")
+_ROOM = ("solid wood", "easy to assemble", "stainless steel", "space saving", "heavy duty", "easy to clean", "recycled")
+_SKIN = ("cruelty free", "paraben free", "tea tree", "hyaluronic acid", "sensitive skin", "fragrance free", "vegan")
 
 # what it is called, where it stands, its attributes, its options, the least and the most that it costs in dollars
 _KINDS = (
@@ -78,7 +79,7 @@ def records() -> tuple[list[dict], dict[str, dict]]:
     rng = random.Random(f"{__name__}/records")
     products, attributes = [], {}
     for number, (query, path, pool, options, least, most) in enumerate(OF_EACH * _KINDS):
-        asin = f"B{rng.randrange(10**6):06d}{number:03d}"  # ten characters, as real ones; the number makes it the only one
+        asin = f"B{rng.randrange(10**6):06d}{number:03d}"  # ten characters, as real ones; unique by the number
         has = rng.sample(pool, rng.randint(2, 4))
         brand, model = rng.choice(_BRANDS), f"{rng.choice('ABCDEFGHKLMNPRSTVWXZ')}{number:03d}"
         low = round(rng.uniform(least, most), 2)
