@@ -12,9 +12,11 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 K1, B = 0.9, 0.4  # Anserini's defaults
 MOST_TERMS = 1024  # Lucene's maxClauseCount: it refuses a longer query, which would end the episode; here it is cut
+SHORT = 40  # characters of a word whose term is remembered
 EXACT = 24  # Lucene's SmallFloat.intToByte4: shorter lengths are exact, longer ones keep four leading bits above it
 
 # Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET
@@ -28,8 +30,8 @@ STOP_WORDS = frozenset((
 # and one ideograph (or hiragana) at a time.
 _TOKEN = re.compile(
     "[\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff]"
-    r"|(?:[^\W\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff]|(?<=\w)[\u0300-\u036f]"
-    r"|(?<=[^\W\d_])[.'’:·](?=[^\W\d_])|(?<=\d)[.'’,;](?=\d))+"
+    r"|(?:[A-Za-z0-9_]++|[^\W\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff]|(?<=\w)[\u0300-\u036f]"
+    r"|(?<=[^\W\d_])[.'’:·](?=[^\W\d_])|(?<=\d)[.'’,;](?=\d))++"
 )
 
 
@@ -38,20 +40,19 @@ def analyzer() -> Callable[[str], list[str]]:
     import Stemmer
 
     stem = Stemmer.Stemmer("porter", 0).stemWord
-    known: dict[str, str] = {}
 
     def term(word: str) -> str:
-        if word not in known:
-            if len(known) > 2_000_000:
-                known.clear()
-            bare = word[:-2] if word[-2:] in ("'s", "’s", "'S", "’S") else word
-            lower = bare.lower()
-            usable = lower.strip("_") and lower not in STOP_WORDS
-            # Lucene's Porter leaves words of two letters alone, Snowball's does not.
-            known[word] = (stem(lower) if len(lower) > 2 else lower) if usable else ""
-        return known[word]
+        bare = word[:-2] if word[-2:] in ("'s", "’s", "'S", "’S") else word
+        lower = bare.lower()
+        if not lower.strip("_") or lower in STOP_WORDS:
+            return ""
+        # Lucene's Porter leaves words of two letters alone, Snowball's does not.
+        return stem(lower) if len(lower) > 2 else lower
 
-    return lambda text: [found for word in _TOKEN.findall(text) if (found := term(word))]
+    known = lru_cache(maxsize=1 << 20)(term)  # of short words: a model's long ones shall not fill the memory
+    return lambda text: [
+        found for word in _TOKEN.findall(text) if (found := known(word) if len(word) <= SHORT else term(word))
+    ]
 
 
 def lucene_length(length: int) -> int:
