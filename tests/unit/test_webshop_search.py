@@ -73,5 +73,11 @@ def test_results_are_the_best_first_and_equals_by_key() -> None:
     assert len(index) == 6
 
 
+def test_a_search_has_at_most_1024_terms() -> None:
+    index = Index(["last", "first"], ["A", "B"])
+    words = ["first", *(f"w{number}" for number in range(1023)), "last"]
+    assert index.search(" ".join(words), 5) == [1] and index.search(" ".join(words[1:]), 5) == [0]
+
+
 def test_an_empty_index_finds_nothing() -> None:
     assert Index([], []).search("mug", 5) == [] == Index([""], ["A"]).search("mug", 5)
