@@ -26,6 +26,7 @@ BACKENDS = (
     Backend("1k", "WebShop's 1,000 products, own engine: other goals, and easier to search", comparable=False),
     Backend("synthetic", "a generated catalogue", comparable=False),
 )
+DATA_OPTION = "catalogue"  # the items' files are those that stock the shop
 GOALS = 200  # AgentBench.old, configs of webshop: goals 0 to 199
 
 
