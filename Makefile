@@ -16,6 +16,7 @@
 ## make eval-13b       play the tasks and take the general tests
 ## make compare-13b    its scores beside the published ones
 ## make report-13b     write its results page
+## make errors-13b     the paper's error figure with its own bars beside it (docs/looking.md looks at episodes)
 ## make export-13b     the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
 ##
 ## NAME: 7b 13b 70b tiny, 7b-lora 7b-qlora (13b, 70b, too), ablation-agent-only (any file of recipes/ablations),
@@ -69,6 +70,7 @@ slurm-%:     $$(call recipe,$$*) $(READY) FORCE ; sbatch $(SBATCH) slurm/train.s
 jobs-%:      $$(call recipe,$$*) $(READY) FORCE ; jobs/train.sh $< $(ARGS)
 eval-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   $$(call recipe,$$*) $(READY) FORCE ; $(RUN) compare $< $(ARGS)
+errors-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) errors $< $(ARGS)
 export-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) export $< $(ARGS)
 report-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
