@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,6 @@ PANELS = {
     ),
 }
 MODELS = {"llama2": "Llama-2-chat", "agentlm": "AgentLM", "gpt-3.5": "GPT-3.5", "gpt-4": "GPT-4"}
-FIGURE_KINDS = ("invalid_action", "short_term_repetition", "long_term_repetition", "refusal")
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,17 @@ class Series:
 
 @dataclass
 class Panel:
-    """`bars[kind]` has a bar for each of `series`, None where there is none. `top`: the end of the axis, in [0, 1]."""
+    """`bars[kind]` has a bar for each of `series`. `rules`: what we count, by kind."""
 
     title: str
     rules: dict[str, str]
     series: list[Series] = field(default_factory=list)
-    bars: dict[str, list[Bar | None]] = field(default_factory=dict)
+    bars: dict[str, list[Bar]] = field(default_factory=dict)
 
     @property
     def top(self) -> float:
-        """The largest share or end of an interval, rounded up to a tenth."""
-        ends = [max(bar.share, bar.high or 0.0) for bars in self.bars.values() for bar in bars if bar]
+        """The end of the axis, in (0, 1]: the largest share or end of an interval, rounded up to a tenth."""
+        ends = [max(bar.share, bar.high or 0.0) for bars in self.bars.values() for bar in bars]
         return max(1, -(-max(ends, default=0.0) * 100 // 10)) / 10
 
 
@@ -105,51 +104,55 @@ def find(run_dir: Path, labels: tuple[str, ...] = ("base", "tuned")) -> list[Our
     return [read(label, folder) for label, folder in folders.items() if (folder / FILE).is_file()]
 
 
-def panels(ours: list[Ours], comparable: Mapping[tuple[str, str], bool]) -> list[Panel]:
-    """The figure's panels, and one for each other task that ours played, which the figure does not have.
+def panels(ours: list[Ours], benchmark: Callable[[Ours, Entry], bool]) -> list[Panel]:
+    """The figure's panels, and behind them those that the paper does not have.
 
-    `comparable` says of (task, backend) whether it is the benchmark's own environment; what is not gets a series of its
-    own that says so, and is never pooled with what is.
+    `benchmark` says whether an episode was played on the benchmark's own environment and items. What was not is never
+    set beside the paper's bars: it has a panel of its own.
     """
     paper = published.error_analysis()
     played = {entry.task for one in ours for entry in one.entries}
     in_figure = {task for _, tasks, _ in PANELS.values() for task in tasks}
-    found = []
+    found, practice = [], []
     for name, (title, tasks, kinds) in PANELS.items():
         if played and not played & set(tasks):
             continue
-        panel = Panel(title, {kind: errors.RULES[kind] for kind in kinds.values()})
-        panel.series = [Series(MODELS[model], ours=False) for model in paper.models]
-        panel.bars = {ours: [Bar(share) for share in paper.shares[name][theirs]] for theirs, ours in kinds.items()}
-        found.append(_with_ours(panel, ours, tasks, comparable))
+        rules = {kind: errors.RULES[kind] for kind in kinds.values()}
+        beside = Panel(title, rules, [Series(MODELS[model], ours=False) for model in paper.models])
+        beside.bars = {own: [Bar(share) for share in paper.shares[name][theirs]] for theirs, own in kinds.items()}
+        alone = _empty(f"In place of {title}: practice, not the benchmark", rules)
+        for one in ours:
+            entries = [entry for entry in one.entries if entry.task in tasks]
+            _add(beside, one, [entry for entry in entries if benchmark(one, entry)], tasks)
+            _add(alone, one, [entry for entry in entries if not benchmark(one, entry)], tasks)
+        found.append(beside)
+        practice += [alone] if alone.series else []
     for task in sorted(played - in_figure):
-        kinds = {kind: errors.RULES[kind] for kind in (*FIGURE_KINDS, "format", "task_limit")}
-        panel = Panel(f"{task} (not in the paper's figure)", kinds, bars={kind: [] for kind in kinds})
-        found.append(_with_ours(panel, ours, (task,), comparable))
-    return found
+        panel = _empty(f"{task} (not in the paper's figure)", {kind: errors.RULES[kind] for kind in errors.KINDS})
+        for one in ours:
+            _add(panel, one, [entry for entry in one.entries if entry.task == task], (task,))
+        practice.append(panel)
+    return found + practice
 
 
-def _with_ours(panel: Panel, ours: list[Ours], tasks: tuple[str, ...], comparable: Mapping) -> Panel:
-    for one in ours:
-        entries = [entry for entry in one.entries if entry.task in tasks]
-        for real in (True, False):
-            group = [entry for entry in entries if comparable.get((entry.task, entry.backend), False) is real]
-            if not group:
-                continue
-            panel.series.append(Series(f"ours, {one.name}", True, len(group), _note(group, tasks, one, real)))
-            for kind in panel.bars:
-                count = sum(kind in entry.kinds for entry in group)
-                low, high = intervals.wilson(count, len(group))
-                panel.bars[kind].append(Bar(count / len(group), count, low, high))
-    return panel
+def _empty(title: str, rules: dict[str, str]) -> Panel:
+    return Panel(title, rules, bars={kind: [] for kind in rules})
 
 
-def _note(group: list[Entry], tasks: tuple[str, ...], one: Ours, real: bool) -> str:
+def _add(panel: Panel, one: Ours, entries: list[Entry], tasks: tuple[str, ...]) -> None:
+    n = len(entries)
+    if not n:
+        return
+    panel.series.append(Series(f"ours, {one.name}", True, n, _note(entries, tasks, one)))
+    for kind, bars in panel.bars.items():
+        count = sum(kind in entry.kinds for entry in entries)
+        bars.append(Bar(count / n, count, *intervals.wilson(count, n)))
+
+
+def _note(group: list[Entry], tasks: tuple[str, ...], one: Ours) -> str:
     counts = {task: sum(entry.task == task for entry in group) for task in tasks}
     backends = sorted({entry.backend for entry in group})
     parts = [", ".join(f"{n} of {task}" for task, n in counts.items()), f"backend {', '.join(backends)}", one.protocol]
-    if not real:
-        parts.append("not the benchmark")
     if len({(entry.task, entry.item, entry.seed) for entry in group}) < len(group):
         parts.append("several episodes an item: the interval is too narrow")
     return "; ".join(parts)

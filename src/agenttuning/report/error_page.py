@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from agenttuning.scoring import published
 from agenttuning.scoring.compare import PUBLISHED_SIZE, table
 
 if TYPE_CHECKING:
+    from agenttuning.episodes.index import Entry
     from agenttuning.recipe import Recipe
 
 PAGE = "errors.html"
@@ -35,7 +37,7 @@ def errors(recipe: Recipe, episodes: str | Path | None = None, today: str | None
             f"there are no episodes in {recipe.run_dir / 'eval'}; there is nothing to draw; run `agenttuning eval "
             f"{recipe.path}` first, or name a folder with --episodes"
         )
-    panels = error_figure.panels(ours, _comparable(ours))
+    panels = error_figure.panels(ours, _benchmark)
     notes = _notes(ours)
     print(text(recipe.name, panels, notes))
     values = {
@@ -67,9 +69,7 @@ def text(name: str, panels: list[Panel], notes: list[str]) -> str:
     return "\n".join([*lines, "", *map(escape, notes)])
 
 
-def _cell(bar: Bar | None) -> str:
-    if bar is None:
-        return "-"
+def _cell(bar: Bar) -> str:
     if bar.count is None:
         return f"{100 * bar.share:.1f}"
     return f"{100 * bar.share:.1f} [{100 * bar.low:.1f}, {100 * bar.high:.1f}]"
@@ -85,21 +85,18 @@ def _notes(ours: list[Ours]) -> list[str]:
     return [
         *notes,
         "The paper's bars are read off its figure, to about 0.1 of 100; it gives no n, so they have no interval.",
-        "The figure does not say the models' sizes. Its first panel is read as all trajectories of both tasks together; "
+        "The figure does not say the models' sizes. Its first panel is read as all trajectories of both tasks; "
         "so is ours.",
     ]
 
 
-def _comparable(ours: list[Ours]) -> dict[tuple[str, str], bool]:
-    """Whether (task, backend) is the benchmark's own environment, as the environments say, and was not for practice."""
-    found = {}
-    for one in ours:
-        for task, backend in {(entry.task, entry.backend) for entry in one.entries}:
-            found[task, backend] = _is_benchmark(task, backend) and not one.protocol.startswith("practice@")
-    return found
+def _benchmark(one: Ours, entry: Entry) -> bool:
+    # The protocol `practice` has its own items and prompts, whatever they are played on.
+    return not one.protocol.startswith("practice@") and _comparable(entry.task, entry.backend)
 
 
-def _is_benchmark(task: str, backend: str) -> bool:
+@cache
+def _comparable(task: str, backend: str) -> bool:
     from agenttuning.environments import HELD_IN, held_in
 
     if task not in HELD_IN:

@@ -1,7 +1,7 @@
 """AgentInstruct's rows: {id, conversations: [{from, loss, value}]}, <task>.jsonl.
 
 An episode is one row, under its item's id. Of a task whose questions were asked alone (Mind2Web) every question with
-its answer is one, under the item's id and `_0`, `_1`, ... Rows are not filtered by reward: that is what collection does.
+its answer is one, under the item's id and `_0`, `_1`, ... They are not filtered by reward; collection does that.
 """
 
 from __future__ import annotations
