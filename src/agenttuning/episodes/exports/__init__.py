@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttuning.episodes.index import Entry, Index
+from agenttuning.episodes.view import one_line
 from agenttuning.errors import UserError
 
 FORMATS = {"inspect": "inspect_log", "traces": "traces", "agentinstruct": "agentinstruct"}
@@ -38,11 +39,13 @@ class Written:
 
     def text(self) -> str:
         """The counts as lines; names from the file are escaped."""
-        from agenttuning.chat.show import escape
+        return "\n".join(
+            [f"{one_line(name, 120)}: {number:,}" for name, number in self.counts.items()] + self.reasons()
+        )
 
-        lines = [f"{escape(name)}: {number:,}" for name, number in self.counts.items()] or ["nothing"]
-        lines += [f"left out, {escape(reason)}: {number:,}" for reason, number in sorted(self.left_out.items())]
-        return "\n".join(lines)
+    def reasons(self) -> list[str]:
+        """What was left out, a line for each reason."""
+        return [f"left out, {one_line(name, 120)}: {number:,}" for name, number in sorted((+self.left_out).items())]
 
 
 def export(index: Index, chosen: list[Entry], form: str, out: str | Path) -> Written:
@@ -62,7 +65,8 @@ def export(index: Index, chosen: list[Entry], form: str, out: str | Path) -> Wri
         write(partial, index, chosen, done)
         done.left_out = +done.left_out  # without the zeros
         if not done.counts:
-            raise UserError(f"no episode can be exported ({done.text()}); the folder would be empty; choose others")
+            why = "; ".join(done.reasons()) or "there are none"
+            raise UserError(f"no episode can be exported ({why}); the folder would be empty; choose others")
     return done
 
 

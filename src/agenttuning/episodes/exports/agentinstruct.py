@@ -27,7 +27,7 @@ def write(folder: Path, index: Index, chosen: list[Entry], done: Written) -> Non
                 continue
             if entry.task not in files:
                 names[entry.task] = f"{unique(file_name(entry.task), taken)}.jsonl"
-                file = (folder / names[entry.task]).open("w", encoding="utf-8", newline="\n")
+                file = (folder / names[entry.task]).open("w", encoding="ascii", newline="\n")
                 files[entry.task] = stack.enter_context(file)
             if entry.task not in FRESH and len(rows[-1]) < len(record["messages"]):
                 done.left_out["last observations that no reply followed (their rows are kept)"] += 1
@@ -35,7 +35,7 @@ def write(folder: Path, index: Index, chosen: list[Entry], done: Written) -> Non
                 name = f"{entry.item}_{number}" if entry.task in FRESH else entry.item
                 # a second sample, seed or model of the same item
                 row = {"id": unique(clean(name), ids), "conversations": conversation(clean(messages))}
-                files[entry.task].write(json.dumps(row, ensure_ascii=False) + "\n")
+                files[entry.task].write(json.dumps(row) + "\n")
                 done.counts[f"rows of {entry.task}"] += 1
     # not README.md: a folder of rows is read as data, with its own data card beside it
     (folder / "LEFT_OUT.txt").write_text(done.text() + "\n", encoding="utf-8")

@@ -3,9 +3,10 @@
     {"type": "session", "harness": "agenttuning", "id": ..., "name": ..., what else the record says}
     {"type": "message", "message": {"role": "user" | "assistant", "content": ..., "model": ...}}
 
-The format is the Hub's "Session Trace Simple Format" (huggingface.co/docs/hub/session-traces-format), read 2026-11-30:
-further keys are allowed in the header, and the actions stay in the text, as the model wrote them. README.md is the card
-of a data set. What looks like a secret is not written: data sets are made to be published.
+The format is the Hub's "Session Trace Simple Format" (huggingface.co/docs/hub/session-traces-format, read 2026-11-30),
+which allows further keys in the header; actions stay in the text, as the model wrote them. Files are ASCII, the rest is
+in JSON escapes: some readers of lines break them at U+2028, too. README.md is the card of a data set. What looks like a
+secret is not written: data sets are made to be published.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def write(folder: Path, index: Index, chosen: list[Entry], done: Written) -> Non
             tasks[entry.task] = unique(file_name(entry.task), taken)
             (folder / tasks[entry.task]).mkdir()
         path = folder / tasks[entry.task] / f"{file_name(entry.item)}-{_digest(record)}.jsonl"
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_text(text, encoding="ascii", newline="\n")
         done.counts[f"sessions of {entry.task}"] += 1
     (folder / "README.md").write_text(clean(_card(done)), encoding="utf-8")
 
@@ -63,7 +64,7 @@ def session(entry: Entry, record: dict) -> str:
     lines = [header, *(_message(message, record["model"]) for message in record["messages"])]
     if record.get("last") is not None:
         lines.append(_message({"role": "user", "content": record["last"]}, None))
-    return "".join(json.dumps(clean(line), ensure_ascii=False) + "\n" for line in lines)
+    return "".join(json.dumps(clean(line)) + "\n" for line in lines)
 
 
 def _message(message: dict, model: str | None) -> dict:
