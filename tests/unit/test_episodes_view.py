@@ -22,9 +22,11 @@ from agenttuning.episodes.look import look
 from agenttuning.errors import UserError
 from agenttuning.policies.expert import expert
 from agenttuning.policies.random_policy import random_policy
+from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.report import episodes_page
 from agenttuning.scoring import errors, intervals
 from helpers.episode_records import HOSTILE, record, said, step, stored, toy_run
+from helpers.finished_run import finished_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome in PATH")
@@ -79,7 +81,9 @@ def test_a_record_that_is_being_written_is_left_out_and_told(toy) -> None:
     "line",
     [b"{}", b"[]", b"\xff", b"[" * 100_000, json.dumps(record() | {"status": "fine"}).encode(),
      json.dumps(record() | {"task": ["x"]}).encode(), json.dumps(record() | {"messages": 3}).encode(),
-     json.dumps(record() | {"steps": [{}]}).encode()],
+     json.dumps(record() | {"steps": [{}]}).encode(), json.dumps(record() | {"metrics": "x"}).encode(),
+     json.dumps(record() | {"last": [1]}).encode(), json.dumps(record("toy", "a", *said(None))).encode()[:-1],
+     json.dumps(record() | {"messages": [{"role": "user", "content": None, "loss": False}]}).encode()],
 )  # fmt: skip
 def test_a_line_that_is_no_record_is_named(toy, line) -> None:
     with (toy / store.FILE).open("ab") as file:
@@ -201,6 +205,9 @@ def test_a_long_message_is_cut_and_counted(tmp_path, capsys) -> None:
     short = printed(capsys, folder, show="a")
     assert len(short) < 4000 and "(998,500 of 1,000,000 characters cut)" in short
     assert printed(capsys, folder, show="a", full=True).count("y") >= 1_000_000
+    folder = stored(tmp_path / "hostile", record("toy", "a", (HOSTILE * 100, step("x"), HOSTILE * 100)))
+    short = printed(capsys, folder, show="a")
+    assert "characters cut)" in short and not STEERS.search(short)
 
 
 def test_questions_asked_alone_are_told(tmp_path, capsys) -> None:
@@ -308,18 +315,23 @@ def test_a_browser_obeys_nothing_and_filters(tmp_path) -> None:
     dom = browser(tmp_path / "page.html")
     assert "<title>x: episodes</title>" in dom and "pwned" in dom, "a script would have changed the title"
     assert len(re.findall(r"<details ", dom)) == 3 and not re.search(r"<(script|img)\b", dom)
-    assert [shown(tmp_path, choice) for choice in (None, "won", "not won")] == [3, 2, 1]
+    assert shown(tmp_path, "won", "not won", "toy") == [3, 2, 1, 2]
 
 
-def shown(tmp_path, choice: str | None) -> int:
-    """Episodes that a browser lays out with a filter chosen. A script of the test's own, in a copy, counts them."""
+def shown(tmp_path, *choices: str) -> list[int]:
+    """Episodes that a browser lays out at first and after each choice. A script of the test's own, in a copy, counts."""
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
-    chosen = re.search(rf'id="([^"]+)"><label for="[^"]+">{choice}<', text)[1] if choice else "g0"
-    script = f"""<script>document.getElementById('{chosen}').checked = true;
-      document.title = [...document.querySelectorAll('.episode')].filter(e => e.offsetHeight).length;</script>"""
-    (tmp_path / "counted.html").write_text(text.replace("</body>", script + "</body>"), encoding="utf-8")
-    return int(re.search(r"<title>(\d+)</title>", browser(tmp_path / "counted.html"))[1])
+    script = "const shown = [], count = () => shown.push([...document.querySelectorAll('.episode')].filter("
+    script += "e => e.offsetHeight).length); count();"
+    for choice in choices:
+        group, chosen = re.search(rf'name="(g\d+)" id="([^"]+)"><label for="[^"]+">{choice}<', text).groups()
+        script += f"document.getElementById('{chosen}').checked = true; count();"
+        script += f"document.getElementById('{group}').checked = true;"
+    script = f"<script>{script} document.title = shown.join();</script></body>"
+    (tmp_path / "counted.html").write_text(text.replace("</body>", script), encoding="utf-8")
+    found = re.search(r"<title>([\d,]+)</title>", browser(tmp_path / "counted.html"))
+    return [int(number) for number in found[1].split(",")]
 
 
 def browser(path) -> str:
@@ -330,3 +342,26 @@ def browser(path) -> str:
 
 def test_the_toy_can_be_won(tmp_path, capsys) -> None:
     assert "8 won" in printed(capsys, toy_run(tmp_path / "x", expert))
+
+
+def test_the_documents_examples_are_real(tmp_path, capsys) -> None:
+    run = finished_run(tmp_path / "run").run_dir
+    text = (REPOSITORY / "docs/looking.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    for command in re.findall(r"^agenttuning (.*?) *(?:#.*)?$", text, re.M):
+        cli.parse(*command.split()[:1], command.split()[1:])
+    commands = re.findall(r"^\$ agenttuning (.*)$", text, re.M)
+    assert len(commands) == 3
+    for command in commands:
+        verb, folder, *words = command.split()
+        assert cli.main([verb, str(run / folder), *words]) == 0
+        lines = [without_place(line) for line in capsys.readouterr().out.splitlines()]
+        shown = [without_place(line) for line in text.split(f"$ agenttuning {command}\n")[1].splitlines()]
+        assert sorted(shown[: len(lines)]) == sorted(lines), command
+    for kind, rule in errors.RULES.items():
+        assert rule in text or kind in ("format", "task_limit")
+
+
+def without_place(line: str) -> str:
+    """The line's number in the file depends on which episode ended first."""
+    return re.sub(r"^\d+ +", "", line).rstrip()

@@ -114,7 +114,7 @@ def _entry(line: bytes, number: int, offset: int) -> Entry | None:
         record = json.loads(line)
         status.is_result(record["status"])
         key = dict(zip(KEY, key_of(record), strict=True))
-        if not all(isinstance(value, int if name in ("seed", "sample") else str) for name, value in key.items()):
+        if not _whole(record, key):
             return None
         found = errors.kinds(record)
         kinds = tuple(kind for kind in errors.RULES if kind in found)
@@ -123,6 +123,17 @@ def _entry(line: bytes, number: int, offset: int) -> Entry | None:
                      line=number, offset=offset)  # fmt: skip
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _whole(record: dict, key: dict) -> bool:
+    """What every reader of a record takes for granted."""
+    return (
+        all(isinstance(value, int if name in ("seed", "sample") else str) for name, value in key.items())
+        and all(isinstance(message["content"], str) for message in record["messages"])
+        and all(isinstance(step["action"], str | None) for step in record["steps"])
+        and isinstance(record.get("metrics") or {}, dict)
+        and all(isinstance(record.get(name) or "", str) for name in ("last", "error"))
+    )
 
 
 def _record_at(file, entry: Entry, path: Path) -> dict:
