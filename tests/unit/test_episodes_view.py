@@ -319,7 +319,7 @@ def test_a_browser_obeys_nothing_and_filters(tmp_path) -> None:
 
 
 def shown(tmp_path, *choices: str) -> list[int]:
-    """Episodes that a browser lays out at first and after each choice. A script of the test's own, in a copy, counts."""
+    """Episodes that a browser lays out, at first and after each choice; a script in a copy of the page counts them."""
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     script = "const shown = [], count = () => shown.push([...document.querySelectorAll('.episode')].filter("
