@@ -18,12 +18,27 @@ def _recipe(arguments: Arguments):
     return load(arguments.recipe, arguments.overrides, arguments.run_dir)
 
 
+def _pairs(option: str, words: list[str]) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in words]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise UserError(f"{option} {name}{equals}{value} is incomplete; write {option} NAME=VALUE.")
+    return [(name, value) for name, _, value in pairs]
+
+
 def _paths(arguments: Arguments) -> dict[str, Path]:
-    pairs = [text.partition("=") for text in arguments.data]
-    for name, equals, path in pairs:
-        if not (name and equals and path):
-            raise UserError(f"--data {name}{equals}{path} is incomplete; write --data NAME=PATH.")
-    return {name: Path(path) for name, _, path in pairs}
+    return {name: Path(path) for name, path in _pairs("--data", arguments.data)}
+
+
+def _options(words: list[str]) -> dict[str, dict[str, str]]:
+    """--env TASK.OPTION=VALUE ... as {task: {option: value}}."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in _pairs("--env", words):
+        task, dot, option = name.partition(".")
+        if not (task and dot and option):
+            raise UserError(f"--env {name}={value} names no task; write --env TASK.OPTION=VALUE, e.g. --env db.dsn=...")
+        found.setdefault(task, {})[option] = value
+    return found
 
 
 def data(arguments: Arguments) -> None:
@@ -85,6 +100,38 @@ def evaluate(arguments: Arguments) -> None:
     from agenttuning.evaluate import evaluate as run
 
     run(recipe, model=arguments.model)
+
+
+def eval_held_in(arguments: Arguments) -> None:
+    """let the model play the paper's six held-in tasks, in this process or behind a server"""
+    recipe = _recipe(arguments)
+    from agenttuning.held_in import evaluate_held_in
+    from agenttuning.players import player
+
+    make_policy, label, model = player(
+        recipe, arguments.model, arguments.server, arguments.served_model, arguments.api_key_env, arguments.concurrency
+    )
+    evaluate_held_in(
+        recipe,
+        make_policy,
+        label=label,
+        model=model,
+        protocol=arguments.protocol,
+        tasks=arguments.task or None,
+        backends=dict(_pairs("--backend", arguments.backend)),
+        where=_options(arguments.env),
+        data=dict(_pairs("--data", arguments.data)),
+        prompts=arguments.prompts,
+        most=arguments.items,
+        out=arguments.out,
+    )
+
+
+def doctor(arguments: Arguments) -> None:
+    """say which environments would run here, what is missing, and the command that supplies it"""
+    from agenttuning.doctor import doctor as run
+
+    run(_options(arguments.env))
 
 
 def compare(arguments: Arguments) -> None:
@@ -239,6 +286,31 @@ def _takes_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a local folder or Hub id to judge instead of the run's own model")
 
 
+def _takes_env(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="TASK.OPTION=VALUE",
+        help="an option of a task's backend (repeatable), e.g. kg.endpoint=http://localhost:8890/sparql",
+    )  # fmt: skip
+
+
+def _takes_held_in(parser: argparse.ArgumentParser) -> None:
+    _takes_model(parser)
+    parser.add_argument("--server", metavar="URL", help="ask an OpenAI-compatible server instead, e.g. of vLLM")
+    parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
+    parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
+    parser.add_argument("--concurrency", type=int, default=64, help="requests in flight at the server (default 64)")
+    parser.add_argument("--protocol", default="paper-text", help="a file of evaluation/protocols/ (default paper-text)")
+    parser.add_argument("--prompts", metavar="PATH", help="AgentInstruct's rows or a checkout of AgentBench")
+    parser.add_argument("--task", action="append", default=[], help="one of the six (repeatable; default all)")
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="TASK=PATH", help="the benchmark's items (default: practice)"
+    )
+    parser.add_argument("--backend", action="append", default=[], metavar="TASK=NAME", help="default: the best here")
+    parser.add_argument("--items", type=int, help="at most so many items a task")
+    parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
+    _takes_env(parser)
+
+
 def _takes_export(parser: argparse.ArgumentParser) -> None:
     _takes_recipe(parser, "OUT, and key=value", "the folder to write (default: export in the run's folder), and the "
                   "overrides that it was trained with")  # fmt: skip
@@ -305,6 +377,8 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "plan": (plan, _takes_json),
     "train": (train, _takes_training),
     "eval": (evaluate, _takes_model),
+    "eval-held-in": (eval_held_in, _takes_held_in),
+    "doctor": (doctor, _takes_env),
     "compare": (compare, _takes_recipe),
     "report": (report, _takes_recipe),
     "episodes": (episodes, _takes_episodes),
@@ -320,7 +394,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
 
 
 def _help() -> str:
-    lines = [f"  {verb:<11} {run.__doc__}" for verb, (run, _) in VERBS.items()]
+    lines = [f"  {verb:<14}{run.__doc__}" for verb, (run, _) in VERBS.items()]
     usage = "usage: agenttuning VERB ... (`agenttuning VERB --help` says what it takes)"
     return "\n".join([usage, "", "AgentTuning rebuilt in the open on the Hugging Face stack.", "", *lines])
 

@@ -99,10 +99,16 @@ def test_a_name_without_a_recipe_is_an_error():
         assert make("-n", "READY=", f"train-{name}").returncode != 0, name
 
 
-@pytest.mark.parametrize("target", ["base-tiny", "collect-tiny", "ablation-tiny", "quickstart"])
+@pytest.mark.parametrize("target", ["base-tiny", "collect-miniature", "ablation-tiny", "quickstart"])
 def test_tiny_targets(target):
-    verb = target.removesuffix("-tiny")
+    verb = target.removesuffix("-tiny").removesuffix("-miniature")
     assert dry(target).startswith(f"env/bin/python -m agenttuning {verb} recipes/agentlm-tiny")
+
+
+def test_targets_of_the_held_in_tasks():
+    assert dry("collect-tiny") == "env/bin/python -m agenttuning collect recipes/collect/tiny.yaml"
+    assert dry("doctor") == "env/bin/python -m agenttuning doctor"
+    assert dry("eval-held-in-13b") == "env/bin/python -m agenttuning eval-held-in recipes/agentlm-13b/sft.yaml"
 
 
 def test_the_environment_is_made_once_from_pinned_versions(tmp_path):
