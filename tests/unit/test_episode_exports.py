@@ -59,9 +59,9 @@ def logs(folder: Path) -> dict:
 def test_inspect_reads_the_logs_back(tmp_path) -> None:
     done = exported(spread(tmp_path), "inspect", tmp_path / "out")
     found = logs(tmp_path / "out")
-    assert set(found) == {"webshop.eval", "mind2web.eval"}
-    log = found["webshop.eval"]
-    assert (log.status, log.eval.task, log.eval.model) == ("success", "webshop", "m@1")
+    assert set(found) == {"webshop.embedded.eval", "mind2web.embedded.eval"}, "not by the benchmark's name"
+    log = found["webshop.embedded.eval"]
+    assert (log.status, log.eval.task, log.eval.model) == ("success", "webshop.embedded", "m@1")
     assert log.eval.metadata["backend"] == "embedded" and log.eval.metadata["protocol"] == "paper-text@1"
     samples = {sample.id: sample for sample in log.samples}
     assert set(samples) == {"w1", "w2", "w3", "w4"}
@@ -77,14 +77,14 @@ def test_inspect_reads_the_logs_back(tmp_path) -> None:
     low, high = intervals.wilson(0, 3)
     assert metrics == pytest.approx({"mean": 0.5 / 3, "success_rate": 0, "success_low": low, "success_high": high})
     assert (log.results.total_samples, log.results.completed_samples) == (4, 3)
-    assert "asked alone" in found["mind2web.eval"].samples[0].metadata["note"]
+    assert "asked alone" in found["mind2web.embedded.eval"].samples[0].metadata["note"]
     assert done.left_out == {"earlier records of the same episodes": 1}
-    assert done.counts == {"samples in webshop.eval": 4, "samples in mind2web.eval": 1}
+    assert done.counts == {"samples in webshop.embedded.eval": 4, "samples in mind2web.embedded.eval": 1}
 
 
 def test_inspect_has_a_log_for_each_model_and_an_epoch_for_each_sample(tmp_path) -> None:
     records = [record("kg", "k", *said("f(x)"), model=name, sample=n) for name in ("a", "b") for n in range(2)]
-    exported(stored(tmp_path / "x", *records), "inspect", tmp_path / "out")
+    exported(stored(tmp_path / "kg", *records), "inspect", tmp_path / "out")
     found = logs(tmp_path / "out")
     epochs = {log.eval.model: sorted(sample.epoch for sample in log.samples) for log in found.values()}
     assert epochs == {"a": [1, 2], "b": [1, 2]}

@@ -100,11 +100,12 @@ def test_a_file_that_changed_underneath_is_seen(toy) -> None:
         index.record(index.entries[3])
 
 
-def test_no_episodes_names_the_folders_that_have_some(toy) -> None:
-    with pytest.raises(UserError, match=f"it has {re.escape(str(toy))}"):
-        indexed.read(toy.parent)
+def test_no_episodes_names_the_folders_that_have_some(tmp_path) -> None:
+    stored(tmp_path / "run/eval/tuned", record())
+    with pytest.raises(UserError, match=f"there are some in {re.escape(str(tmp_path / 'run/eval'))}$"):
+        indexed.read(tmp_path / "run")
     with pytest.raises(UserError, match="no episode to look at"):
-        indexed.read(toy / "none")
+        indexed.read(tmp_path / "none")
 
 
 def test_thousands_of_episodes_are_held_without_their_messages(tmp_path) -> None:
@@ -118,6 +119,29 @@ def test_thousands_of_episodes_are_held_without_their_messages(tmp_path) -> None
     tracemalloc.stop()
     assert len(index.entries) == 2000 and peak < 2_500_000 < size / 4, (held, peak, size)
     assert index.record(index.entries[1999])["item"] == "toy_1999"
+
+
+def test_a_folder_of_stores_is_read_as_one(tmp_path, capsys) -> None:
+    for task in ("kg", "alfworld"):
+        stored(tmp_path / task, *(record(task, f"{task}_{n}", *said("a")) for n in range(2)))
+    index = indexed.read(tmp_path)
+    assert [(entry.item, entry.path.parent.name, entry.line) for entry in index.entries] == [
+        ("alfworld_0", "alfworld", 1), ("alfworld_1", "alfworld", 2), ("kg_0", "kg", 1), ("kg_1", "kg", 2)
+    ]  # fmt: skip
+    backwards = [one["item"] for _, one in index.records(index.entries[::-1])]
+    assert backwards == ["kg_1", "kg_0", "alfworld_1", "alfworld_0"]
+    table = printed(capsys, tmp_path).splitlines()
+    assert table[0].split()[:3] == ["store", "line", "task"] and table[-1].startswith("4 of 4 episodes")
+
+
+@pytest.mark.parametrize(
+    ("store_name", "task", "name"),
+    [("kg", "kg", "kg"), ("practice-kg.embedded", "kg", "practice-kg.embedded"), ("tuned", "kg", "kg.embedded"),
+     ("tuned", "shop", "shop")],
+)  # fmt: skip
+def test_the_benchmarks_name_is_for_what_was_stored_under_it(tmp_path, store_name, task, name) -> None:
+    folder = stored(tmp_path / store_name, record(task, "a"))
+    assert indexed.read(folder).entries[0].reported_as == name
 
 
 # The terminal

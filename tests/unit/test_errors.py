@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from test_report import Page
 
-from agenttuning import cli, environments
-from agenttuning.environments import Backend
+from agenttuning import cli
 from agenttuning.episodes import index
 from agenttuning.errors import UserError
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.report import error_figure, error_page
-from agenttuning.scoring import errors, intervals, published
+from agenttuning.scoring import errors, intervals, published, scores
 from helpers.episode_records import HOSTILE, record, said, step, stored
 
 R13 = "recipes/agentlm-13b/sft.yaml"
@@ -28,16 +27,6 @@ def recipe(tmp_path, monkeypatch):
 
     monkeypatch.chdir(REPOSITORY)
     return load(R13, (), tmp_path / "run")
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    """Environments whose backend `real` is the benchmark's own."""
-    backends = (Backend("real", "the real thing", True), Backend("embedded", "stands in", False))
-    monkeypatch.setattr(environments, "held_in", lambda _: SimpleNamespace(BACKENDS=backends))
-    error_page._comparable.cache_clear()
-    yield
-    error_page._comparable.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -106,32 +95,42 @@ def test_the_published_bars_are_those_of_the_figure() -> None:
     assert set(paper.shares) == set(error_figure.PANELS)
     for name, (_, _, kinds) in error_figure.PANELS.items():
         assert set(kinds) == set(paper.shares[name]) and set(kinds.values()) <= set(errors.RULES)
-    beside = error_figure.panels([], lambda *_: True)
+    beside = error_figure.panels([])
     assert [panel.title for panel in beside] == ["ALFWorld and WebShop", "Knowledge graph (KG)"]
     assert [bar.share for bar in beside[0].bars["refusal"]] == [0.47, 0, 0, 0]
     assert [bar.share for bar in beside[1].bars["function_call_error"]] == [0.3264, 0.0776, 0.2637, 0.0816]
 
 
-def played(tmp_path, backend: str, protocol: str = "paper-text@1"):
-    same = {"backend": backend, "protocol": protocol}
+def evaluated(place: Path, task: str, *records: dict, why_not: str | None = None, name: str = "", **scored) -> None:
+    """A task's folder as `eval-held-in` leaves it, and its entry in the scores beside it."""
+    stored(place / (name or task), *records)
+    path = place / scores.FILE
+    empty = {"schema": scores.SCHEMA, "model": "m@1", "protocol": "paper-text@1", "tasks": {}}
+    found = scores.read(path) if path.is_file() else empty
+    found["tasks"][name or task] = {"not_comparable": why_not, "n": len(records)}
+    scores.write(found | scored, place)
+
+
+def played(place: Path, **more) -> None:
     repeated = said("look", "look", "look")
-    records = [record("alfworld", f"a{n}", *repeated, **same, reward=0.0) for n in range(3)]
-    records += [record("alfworld", f"b{n}", *said("go", "put"), **same) for n in range(5)]
-    records += [record("webshop", f"w{n}", *said("search[x]"), **same) for n in range(4)]
-    records += [record("webshop", "lost", **same, status="environment_error", reward=None, error="OSError: gone")]
-    return stored(tmp_path / "run/eval/tuned", *records)
+    homes = [record("alfworld", f"a{n}", *repeated, reward=0.0) for n in range(3)]
+    homes += [record("alfworld", f"b{n}", *said("go", "put")) for n in range(5)]
+    shops = [record("webshop", f"w{n}", *said("search[x]")) for n in range(4)]
+    shops += [record("webshop", "lost", status="environment_error", reward=None, error="OSError: gone")]
+    evaluated(place, "alfworld", *homes, **more)
+    evaluated(place, "webshop", *shops, **more)
 
 
-def test_ours_stand_beside_the_papers_with_n_and_interval(tmp_path, recipe, benchmark, capsys) -> None:
-    played(tmp_path, "real")
+def test_ours_stand_beside_the_papers_with_n_and_interval(tmp_path, recipe, capsys) -> None:
+    played(tmp_path / "run/eval/tuned/held-in/paper-text")
     path = error_page.errors(recipe, today="2026-01-02")
     printed, text = capsys.readouterr().out, path.read_text(encoding="utf-8")
     [line] = [line for line in printed.splitlines() if line.startswith("short term repetition ")]
     low, high = (100 * end for end in intervals.wilson(3, 12))
     assert line.split()[3:] == ["39.4", "9.4", "10.8", "2.4", "25.0", f"[{low:.1f},", f"{high:.1f}]"]
-    assert "ours, tuned (n=12)" in printed and "8 of alfworld, 4 of webshop" in printed
+    assert "ours, tuned, paper-text (n=12)" in printed and "8 of alfworld, 4 of webshop" in printed
     assert "1 episodes lost to infrastructure are in no bar" in printed
-    assert "practice" not in printed and "Knowledge graph" not in printed, "not played, so not ours to compare"
+    assert "not the benchmark" not in printed and "Knowledge graph" not in printed, "not played: not ours to compare"
     page = Page(text)
     assert "n = 12" in page.text and f"{low:.1f} to {high:.1f}" in page.text and "Drawn 2026-01-02" in page.text
     assert "Every rule on this page is ours" in page.text and errors.RULES["refusal"] in page.text
@@ -140,35 +139,56 @@ def test_ours_stand_beside_the_papers_with_n_and_interval(tmp_path, recipe, benc
     assert not {"script", "img", "link"} & {tag for tag, _ in page.tags} and "://" not in text
 
 
-@pytest.mark.parametrize(("backend", "protocol"), [("embedded", "paper-text@1"), ("real", "practice@1")])
-def test_what_is_not_the_benchmark_is_never_beside_it(tmp_path, recipe, benchmark, backend, protocol) -> None:
-    played(tmp_path, backend, protocol)
+@pytest.mark.parametrize(
+    "scored",
+    [{"why_not": "backend embedded"}, {"model": "other@1"}, {"protocol": "paper-code@1"}, {"tasks": {}},
+     {"name": "practice.embedded"}],
+)  # fmt: skip
+def test_what_is_not_known_to_be_the_benchmark_is_never_beside_it(tmp_path, recipe, scored) -> None:
+    place = tmp_path / "run/eval/tuned/held-in/paper-text"
+    repeated = said("look", "look", "look")
+    evaluated(place, "alfworld", *(record("alfworld", f"a{n}", *repeated) for n in range(3)), **scored)
     ours = error_figure.find(recipe.run_dir)
-    beside, alone = error_figure.panels(ours, error_page._benchmark)
+    beside, alone = error_figure.panels(ours)
     assert [series.ours for series in beside.series] == [False] * 4
     assert all(len(bars) == 4 for bars in beside.bars.values())
     assert [series.ours for series in alone.series] == [True] and "not the benchmark" in alone.title
     assert [bar.count for bar in alone.bars["short_term_repetition"]] == [3]
 
 
-def test_without_its_libraries_nothing_is_called_the_benchmark(monkeypatch) -> None:
-    def gone(_):
-        raise ModuleNotFoundError("no lxml")
-
-    monkeypatch.setattr(environments, "held_in", gone)
-    error_page._comparable.cache_clear()
-    assert error_page._comparable("kg", "real") is False
-    error_page._comparable.cache_clear()
+def test_a_store_without_scores_is_not_called_the_benchmark(tmp_path) -> None:
+    folder = stored(tmp_path / "alfworld", record("alfworld", "a", *said("look")))
+    one = error_figure.read("x", folder)
+    assert (len(one.benchmark), len(one.practice)) == (0, 1)
 
 
-def test_the_newest_model_counts_and_others_are_told(tmp_path, recipe, benchmark, capsys) -> None:
-    old = [record("kg", f"k{n}", *said("f(x)"), backend="real", model="old@1") for n in range(3)]
-    new = [record("kg", f"k{n}", *said("f(x)", "f(x)", "f(x)"), backend="real") for n in range(2)]
-    stored(tmp_path / "run/eval/base", *old, *new)
+def test_both_kinds_of_evaluation_of_all_labels_are_found(tmp_path, recipe) -> None:
+    run = tmp_path / "run/eval"
+    for label in ("zeta", "tuned", "base"):
+        evaluated(run / label / "held-in/paper-text", "kg", record("kg", "k", *said("f(x)")))
+    stored(run / "base", record("shop", "s", *said("buy")))
+    names = [one.name for one in error_figure.find(recipe.run_dir)]
+    assert names == ["base", "base, paper-text", "tuned, paper-text", "zeta, paper-text"]
+    beside, alone = error_figure.panels(error_figure.find(recipe.run_dir))
+    assert [series.name for series in beside.series[4:]] == [f"ours, {name}" for name in names[1:]]
+    assert alone.title.startswith("shop (")
+
+
+def test_the_newest_model_counts_and_others_are_told(tmp_path, recipe, capsys) -> None:
+    old = [record("kg", f"k{n}", *said("f(x)"), model="old@1") for n in range(3)]
+    new = [record("kg", f"k{n}", *said("f(x)", "f(x)", "f(x)")) for n in range(2)]
+    evaluated(tmp_path / "run/eval/base/held-in/paper-text", "kg", *old, *new)
     error_page.errors(recipe)
     printed = capsys.readouterr().out
-    assert "ours, base (n=2)" in printed and "3 episodes of another model or protocol" in printed
+    assert "ours, base, paper-text (n=2)" in printed and "3 episodes of another model or protocol" in printed
     assert "100.0 [" in next(line for line in printed.splitlines() if line.startswith("function repetition "))
+
+
+def test_other_tasks_bear_the_name_of_their_items(tmp_path) -> None:
+    evaluated(tmp_path, "db", record("db", "d", *said("SELECT 1")), name="practice-db.embedded", why_not="practice")
+    evaluated(tmp_path, "os", record("os", "o", *said("ls")))
+    titles = [panel.title for panel in error_figure.panels([error_figure.read("x", tmp_path)])]
+    assert titles == [f"{name} (not in the paper's figure)" for name in ("os", "practice-db.embedded")]
 
 
 def test_a_task_that_the_figure_lacks_has_a_panel_of_its_own(tmp_path, recipe, capsys) -> None:
@@ -181,7 +201,7 @@ def test_a_task_that_the_figure_lacks_has_a_panel_of_its_own(tmp_path, recipe, c
 
 def test_several_samples_of_an_item_are_said_to_be_dependent(tmp_path) -> None:
     folder = stored(tmp_path / "x", *(record("kg", "k", *said("f(x)"), sample=n) for n in range(3)))
-    [_, alone] = error_figure.panels([error_figure.read("x", folder)], lambda *_: False)
+    [_, alone] = error_figure.panels([error_figure.read("x", folder)])
     assert "too narrow" in alone.series[0].note
 
 

@@ -1,6 +1,6 @@
-"""The episodes of a store without their messages: one light entry an episode, and where its record lies in the file.
+"""The episodes of stores without their messages: one light entry an episode, and where its record lies in its file.
 
-A store of 10,000 episodes is gigabytes of messages in Python; its entries are megabytes. The file may be in use: a last
+A store of 10,000 episodes is gigabytes of messages in Python; its entries are megabytes. A file may be in use: a last
 line that is not finished yet is left out and counted.
 """
 
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+from agenttuning.environments import HELD_IN
 from agenttuning.episodes import status
 from agenttuning.episodes.store import FILE, KEY, key_of
 from agenttuning.errors import UserError
@@ -19,7 +22,7 @@ from agenttuning.scoring import errors
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record: its key, its end, its error kinds, and its place in the file (`line` from 1, `offset` in bytes)."""
+    """One record: its key, its end, its error kinds, and its place (`line` of `path` from 1, `offset` in bytes)."""
 
     task: str
     backend: str
@@ -32,8 +35,19 @@ class Entry:
     reward: float | None
     turns: int
     kinds: tuple[str, ...]
+    path: Path
     line: int
     offset: int
+
+    @property
+    def reported_as(self) -> str:
+        """The name that a score may bear: the task's, where it is one of the miniature's or where `eval-held-in` has
+        named the store so; of the paper's tasks on other items or backends, the name of these.
+        """
+        store = self.path.parent.name
+        if self.task not in HELD_IN or store == self.task:
+            return self.task
+        return store if store.endswith(f".{self.backend}") else f"{self.task}.{self.backend}"
 
     @property
     def lost(self) -> bool:
@@ -48,8 +62,9 @@ class Entry:
 
 @dataclass
 class Index:
-    """`entries` in the order of their file, the newest of each key; `superseded` counts the records behind them (tries
-    that the infrastructure ended) and `unfinished` is the number of bytes of a last line that is being written.
+    """`entries` in the order of their files, the newest of each key; `superseded` counts the records behind them (tries
+    that the infrastructure ended) and `unfinished` is the number of bytes of last lines that are being written. `path`
+    is what was read: a folder or a file.
     """
 
     path: Path
@@ -59,30 +74,42 @@ class Index:
 
     def record(self, entry: Entry) -> dict:
         """The whole record of an entry, read from the file. Raises UserError when something else is there now."""
-        with self.path.open("rb") as file:
-            return _record_at(file, entry, self.path)
+        return next(self.records([entry]))[1]
 
     def records(self, entries: list[Entry]) -> Iterator[tuple[Entry, dict]]:
         """Entries with their records, one at a time."""
-        with self.path.open("rb") as file:
+        with ExitStack() as stack:
+            files: dict[Path, BinaryIO] = {}
             for entry in entries:
-                yield entry, _record_at(file, entry, self.path)
+                if entry.path not in files:
+                    files[entry.path] = stack.enter_context(entry.path.open("rb"))
+                yield entry, _record_at(files[entry.path], entry)
+
+    @property
+    def several(self) -> bool:
+        """True when the entries are of more than one file."""
+        return len({entry.path for entry in self.entries}) > 1
 
 
 def read(folder: str | Path) -> Index:
-    """The index of a folder's episodes.jsonl, or of such a file.
-
-    Raises UserError when there is none, and for a line that is no episode record.
+    """The index of a folder's episodes.jsonl, or of such a file, or of the stores of the folders in it (an evaluation
+    has one for each task). Raises UserError when there is none, and for a line that is no episode record.
     """
-    path = _find(Path(folder))
-    index, newest = Index(path), {}
+    index = Index(Path(folder))
+    for path in stores(index.path):
+        _read(path, index)
+    return index
+
+
+def _read(path: Path, index: Index) -> None:
+    newest: dict[tuple, Entry] = {}
     with path.open("rb") as file:
         offset = 0
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
-                index.unfinished = len(line)
+                index.unfinished += len(line)
                 break
-            entry = _entry(line, number, offset)
+            entry = _entry(line, path, number, offset)
             if entry is None:
                 raise UserError(
                     f"{path}, line {number} is not an episode record; it would be missing from what is shown; restore "
@@ -93,23 +120,23 @@ def read(folder: str | Path) -> Index:
             newest.pop(key, None)
             newest[key] = entry
             offset += len(line)
-    index.entries = list(newest.values())
-    return index
+    index.entries += newest.values()
 
 
-def _find(folder: Path) -> Path:
+def stores(folder: Path) -> list[Path]:
+    """The files of episodes that `folder` means. Raises UserError, naming folders below that have some."""
     if folder.is_file():
-        return folder
+        return [folder]
     if (folder / FILE).is_file():
-        return folder / FILE
-    below = sorted(path.parent for path in folder.glob(f"*/{FILE}")) + sorted(
-        path.parent for path in folder.glob(f"eval/*/{FILE}")
-    )
-    hint = f"it has {', '.join(map(str, below))}; name one" if below else "name the folder that an evaluation wrote"
+        return [folder / FILE]
+    if found := sorted(folder.glob(f"*/{FILE}")):
+        return found
+    below = sorted({path.parent.parent for depth in (2, 3, 4, 5) for path in folder.glob(f"{'*/' * depth}{FILE}")})
+    hint = f"there are some in {', '.join(map(str, below))}" if below else "name the folder that an evaluation wrote"
     raise UserError(f"there is no {folder / FILE}; there is no episode to look at; {hint}")
 
 
-def _entry(line: bytes, number: int, offset: int) -> Entry | None:
+def _entry(line: bytes, path: Path, number: int, offset: int) -> Entry | None:
     try:
         record = json.loads(line)
         status.is_result(record["status"])
@@ -120,7 +147,7 @@ def _entry(line: bytes, number: int, offset: int) -> Entry | None:
         kinds = tuple(kind for kind in errors.RULES if kind in found)
         reward = None if record["reward"] is None else float(record["reward"])
         return Entry(**key, status=record["status"], reward=reward, turns=int(record["turns"]), kinds=kinds,
-                     line=number, offset=offset)  # fmt: skip
+                     path=path, line=number, offset=offset)  # fmt: skip
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -136,7 +163,7 @@ def _whole(record: dict, key: dict) -> bool:
     )
 
 
-def _record_at(file, entry: Entry, path: Path) -> dict:
+def _record_at(file: BinaryIO, entry: Entry) -> dict:
     file.seek(entry.offset)
     try:
         record = json.loads(file.readline())
@@ -145,7 +172,7 @@ def _record_at(file, entry: Entry, path: Path) -> dict:
         same = False
     if not same:
         raise UserError(
-            f"{path} was changed while it was read: line {entry.line} is no longer the episode {entry.item}; what was "
+            f"{entry.path} was changed while it was read: line {entry.line} is no longer the episode it was; what is "
             "shown would be of two files; look again"
         )
     return record

@@ -34,12 +34,13 @@ def cut(text: str, most: int | None) -> str:
 def episodes_table(index: Index, chosen: list[Entry], limit: int | None) -> str:
     """One line an episode, at most `limit` of them (None: all), and what is not shown, counted."""
     shown = chosen if limit is None else chosen[:limit]
-    rows = [["line", "task", "item", "status", "reward", "turns", "error kinds"]]
-    rows += [
-        [str(entry.line), one_line(entry.task), one_line(entry.item), entry.status, reward(entry.reward),
-         str(entry.turns), ", ".join(kind.replace("_", " ") for kind in entry.kinds)]
-        for entry in shown
-    ]  # fmt: skip
+    several = index.several
+    rows = [["store"] * several + ["line", "task", "item", "status", "reward", "turns", "error kinds"]]
+    for entry in shown:
+        place = [one_line(entry.path.parent.name)] * several + [str(entry.line)]
+        end = [entry.status, reward(entry.reward), str(entry.turns)]
+        kinds = ", ".join(kind.replace("_", " ") for kind in entry.kinds)
+        rows.append([*place, one_line(entry.task), one_line(entry.item), *end, kinds])
     lines = table(rows)
     if len(shown) < len(chosen):
         lines.append(f"… {len(chosen) - len(shown):,} more (--limit 0 shows all)")

@@ -30,7 +30,7 @@ def write(index: Index, chosen: list[Entry], filters: Filters, out: str | Path, 
             break
         shown.append(one)
     values = {
-        "name": templating.public_name(str(index.path.parent.absolute())),
+        "name": (index.path.parent if index.path.is_file() else index.path).absolute().name,
         "counted": counted(index, chosen),
         "filters": str(filters),
         "episodes": shown,
@@ -55,7 +55,7 @@ def _episode(entry: Entry, record: dict) -> dict[str, Any]:
             "played": f"{entry.backend}, {entry.protocol}, seed {entry.seed}, sample {entry.sample}",
             "metrics": ", ".join(f"{name} {value}" for name, value in (record.get("metrics") or {}).items()),
             "note": "each question was asked alone, behind the prompt" if entry.task in FRESH else "",
-            "line of the file": entry.line,
+            "stands in": f"{entry.path.parent.name}/{entry.path.name}, line {entry.line}",
         },
         "turns": _turns(record),
     }

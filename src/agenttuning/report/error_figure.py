@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agenttuning.environments import HELD_IN
 from agenttuning.episodes import index as indexed
 from agenttuning.episodes.index import Entry
 from agenttuning.episodes.store import FILE
 from agenttuning.errors import UserError
-from agenttuning.scoring import errors, intervals, published
+from agenttuning.scoring import errors, intervals, published, scores
 
 # Panels of the figure: title, our tasks, and its bars as our kinds.
 PANELS = {
@@ -35,6 +36,7 @@ PANELS = {
         },
     ),
 }
+FIRST = ("base", "tuned")  # labels
 MODELS = {"llama2": "Llama-2-chat", "agentlm": "AgentLM", "gpt-3.5": "GPT-3.5", "gpt-4": "GPT-4"}
 
 
@@ -76,42 +78,78 @@ class Panel:
 
 @dataclass(frozen=True)
 class Ours:
-    """The episodes of one of our models under one protocol: results, how many were lost, how many are of others."""
+    """The results of one of our models under one protocol: those of the benchmark, and all others. `lost` to
+    infrastructure and of `others` (models, protocols) are the numbers of episodes that are in no bar.
+    """
 
     name: str
     model: str
     protocol: str
-    entries: list[Entry]
+    benchmark: list[Entry]
+    practice: list[Entry]
     lost: int
     others: int
 
+    def of(self, tasks: Collection[str]) -> tuple[list[Entry], list[Entry]]:
+        """Those of the benchmark and the others, of some tasks."""
+        mine = [entry for entry in self.benchmark if entry.task in tasks]
+        return mine, [entry for entry in self.practice if entry.task in tasks]
+
 
 def read(label: str, folder: Path) -> Ours:
-    """The newest model and protocol of a store; `label` says whose bars they are. Raises UserError for no result."""
+    """The newest model and protocol of a folder's stores; `label` says whose bars they are. Raises UserError for no
+    result.
+    """
     entries = indexed.read(folder).entries
     scored = [entry for entry in entries if not entry.lost]
     if not scored:
         raise UserError(f"{folder} holds no result of a model ({len(entries)} lost to infrastructure); play it first")
-    newest = max(scored, key=lambda entry: entry.line)
+    written = {path: path.stat().st_mtime for path in {entry.path for entry in scored}}
+    newest = max(scored, key=lambda entry: (written[entry.path], entry.line))
     same = [entry for entry in entries if (entry.model, entry.protocol) == (newest.model, newest.protocol)]
     results = [entry for entry in same if not entry.lost]
-    return Ours(label, newest.model, newest.protocol, results, len(same) - len(results), len(entries) - len(same))
+    real = {(path, task) for path, task in {(entry.path, entry.task) for entry in results}
+            if _benchmark(path, task, newest)}  # fmt: skip
+    benchmark = [entry for entry in results if (entry.path, entry.task) in real]
+    practice = [entry for entry in results if (entry.path, entry.task) not in real]
+    lost, others = len(same) - len(results), len(entries) - len(same)
+    return Ours(label, newest.model, newest.protocol, benchmark, practice, lost, others)
 
 
-def find(run_dir: Path, labels: tuple[str, ...] = ("base", "tuned")) -> list[Ours]:
-    """What evaluations left in a run's folder, eval/base and eval/tuned."""
-    folders = {label: run_dir / "eval" / label for label in labels}
-    return [read(label, folder) for label, folder in folders.items() if (folder / FILE).is_file()]
+def _benchmark(path: Path, task: str, newest: Entry) -> bool:
+    """True where `eval-held-in` gave this store the task's name, and its scores of this model say that they may be set
+    beside the paper's: the benchmark's items, all of them, in an environment that counts.
+    """
+    file = path.parent.parent / scores.FILE
+    if task not in HELD_IN or path.parent.name != task or not file.is_file():
+        return False
+    found = scores.read(file)
+    entry = found["tasks"].get(task) or {}
+    same = (found.get("model"), found.get("protocol")) == (newest.model, newest.protocol)
+    return same and "not_comparable" in entry and entry["not_comparable"] is None
 
 
-def panels(ours: list[Ours], benchmark: Callable[[Ours, Entry], bool]) -> list[Panel]:
+def find(run_dir: Path) -> list[Ours]:
+    """What evaluations left in a run's folder: eval/LABEL (`eval`) and eval/LABEL/held-in/PROTOCOL (`eval-held-in`)."""
+    found = []
+    labels = sorted((path for path in run_dir.glob("eval/*")), key=lambda path: (path.name not in FIRST, path.name))
+    for place in labels:
+        if (place / FILE).is_file():
+            found.append(read(place.name, place))
+        for protocol in sorted(place.glob("held-in/*")):
+            if any(protocol.glob(f"*/{FILE}")):
+                found.append(read(f"{place.name}, {protocol.name}", protocol))
+    return found
+
+
+def panels(ours: list[Ours]) -> list[Panel]:
     """The figure's panels, and behind them those that the paper does not have.
 
-    `benchmark` says whether an episode was played on the benchmark's own environment and items. What was not is never
-    set beside the paper's bars: it has a panel of its own.
+    What was not played on the benchmark's own items and environment is never set beside the paper's bars: it has a
+    panel of its own.
     """
     paper = published.error_analysis()
-    played = {entry.task for one in ours for entry in one.entries}
+    played = {entry.task for one in ours for entry in [*one.benchmark, *one.practice]}
     in_figure = {task for _, tasks, _ in PANELS.values() for task in tasks}
     found, practice = [], []
     for name, (title, tasks, kinds) in PANELS.items():
@@ -120,17 +158,19 @@ def panels(ours: list[Ours], benchmark: Callable[[Ours, Entry], bool]) -> list[P
         rules = {kind: errors.RULES[kind] for kind in kinds.values()}
         beside = Panel(title, rules, [Series(MODELS[model], ours=False) for model in paper.models])
         beside.bars = {own: [Bar(share) for share in paper.shares[name][theirs]] for theirs, own in kinds.items()}
-        alone = _empty(f"In place of {title}: practice, not the benchmark", rules)
+        alone = _empty(f"In place of {title}: other items or another environment, not the benchmark", rules)
         for one in ours:
-            entries = [entry for entry in one.entries if entry.task in tasks]
-            _add(beside, one, [entry for entry in entries if benchmark(one, entry)], tasks)
-            _add(alone, one, [entry for entry in entries if not benchmark(one, entry)], tasks)
+            benchmark_episodes, practice_episodes = one.of(tasks)
+            _add(beside, one, benchmark_episodes, tasks)
+            _add(alone, one, practice_episodes, tasks)
         found.append(beside)
         practice += [alone] if alone.series else []
-    for task in sorted(played - in_figure):
-        panel = _empty(f"{task} (not in the paper's figure)", {kind: errors.RULES[kind] for kind in errors.KINDS})
+    rest = [(one, entry) for one in ours for entry in sum(one.of(played - in_figure), [])]
+    for name in sorted({entry.reported_as for _, entry in rest}):
+        panel = _empty(f"{name} (not in the paper's figure)", {kind: errors.RULES[kind] for kind in errors.KINDS})
         for one in ours:
-            _add(panel, one, [entry for entry in one.entries if entry.task == task], (task,))
+            group = [entry for whose, entry in rest if whose is one and entry.reported_as == name]
+            _add(panel, one, group, tuple({entry.task for entry in group}))
         practice.append(panel)
     return found + practice
 

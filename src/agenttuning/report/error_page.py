@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from agenttuning.scoring import published
 from agenttuning.scoring.compare import PUBLISHED_SIZE, table
 
 if TYPE_CHECKING:
-    from agenttuning.episodes.index import Entry
     from agenttuning.recipe import Recipe
 
 PAGE = "errors.html"
@@ -28,8 +26,8 @@ RULES_ARE_OURS = (
 def errors(recipe: Recipe, episodes: str | Path | None = None, today: str | None = None) -> Path:
     """Print the figure's numbers, write <run directory>/errors.html and return its path.
 
-    Ours are eval/base and eval/tuned of the run, or the one folder `episodes`. Raises UserError when there are none,
-    unless the recipe is one of the paper's, whose published bars are then shown alone.
+    Ours are all that was evaluated in the run's folder, or the one folder `episodes`. Raises UserError when there are
+    none, unless the recipe is one of the paper's, whose published bars are then shown alone.
     """
     ours = [error_figure.read(Path(episodes).name, Path(episodes))] if episodes else error_figure.find(recipe.run_dir)
     if not ours and not PUBLISHED_SIZE.match(recipe.name):
@@ -37,7 +35,7 @@ def errors(recipe: Recipe, episodes: str | Path | None = None, today: str | None
             f"there are no episodes in {recipe.run_dir / 'eval'}; there is nothing to draw; run `agenttuning eval "
             f"{recipe.path}` first, or name a folder with --episodes"
         )
-    panels = error_figure.panels(ours, _benchmark)
+    panels = error_figure.panels(ours)
     notes = _notes(ours)
     print(text(recipe.name, panels, notes))
     values = {
@@ -88,21 +86,3 @@ def _notes(ours: list[Ours]) -> list[str]:
         "The figure does not say the models' sizes. Its first panel is read as all trajectories of both tasks; "
         "so is ours.",
     ]
-
-
-def _benchmark(one: Ours, entry: Entry) -> bool:
-    # The protocol `practice` has its own items and prompts, whatever they are played on.
-    return not one.protocol.startswith("practice@") and _comparable(entry.task, entry.backend)
-
-
-@cache
-def _comparable(task: str, backend: str) -> bool:
-    from agenttuning.environments import HELD_IN, held_in
-
-    if task not in HELD_IN:
-        return False
-    try:
-        backends = held_in(task).BACKENDS
-    except ImportError:  # its libraries are not installed here; without its word it is not called the benchmark
-        return False
-    return any(known.name == backend and known.comparable for known in backends)

@@ -37,29 +37,30 @@ def write(folder: Path, index: Index, chosen: list[Entry], done: Written) -> Non
         ) from None
     groups: dict[tuple, list[Entry]] = {}
     for entry in chosen:
-        groups.setdefault(tuple(getattr(entry, name) for name in GROUP), []).append(entry)
+        groups.setdefault((entry.path, *(getattr(entry, name) for name in GROUP)), []).append(entry)
     taken: set[str] = set()
-    written = datetime.fromtimestamp(index.path.stat().st_mtime, UTC).replace(microsecond=0).isoformat()
-    for key, entries in groups.items():
-        name = unique(file_name(key[0]), taken)
+    for (path, *values), entries in groups.items():
+        key = dict(zip(GROUP, clean(values), strict=True))
+        name = unique(file_name(entries[0].reported_as), taken)
         samples = [_sample(entry, record) for entry, record in index.records(entries)]
-        write_eval_log(_log(dict(zip(GROUP, clean(list(key)), strict=True)), entries, samples, written),
-                       str(folder / f"{name}.eval"))  # fmt: skip
+        written = datetime.fromtimestamp(path.stat().st_mtime, UTC).replace(microsecond=0).isoformat()
+        log = _log(clean(entries[0].reported_as), key, entries, samples, written)
+        write_eval_log(log, str(folder / f"{name}.eval"))
         done.counts[f"samples in {name}.eval"] += len(samples)
 
 
-def _log(key: dict, entries: list[Entry], samples: list[EvalSample], written: str) -> EvalLog:
+def _log(name: str, key: dict, entries: list[Entry], samples: list[EvalSample], written: str) -> EvalLog:
     from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSpec, EvalStats
 
-    digest = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()
+    digest = hashlib.sha256(repr([name, *sorted(key.items())]).encode()).hexdigest()
     ids = list(dict.fromkeys(sample.id for sample in samples))
     spec = EvalSpec(
         eval_id=digest[:22],
         run_id=digest[22:44],
         task_id=digest[44:],
         created=written,
-        task=key["task"],
-        dataset=EvalDataset(name=key["task"], samples=len(ids), sample_ids=ids),
+        task=name,
+        dataset=EvalDataset(name=name, samples=len(ids), sample_ids=ids),
         model=key["model"],
         config=EvalConfig(epochs=max(sample.epoch for sample in samples)),
         metadata={**key, "harness": "agenttuning", "created": "the time of the last change of the store's file"},
