@@ -64,5 +64,6 @@ def toy_run(folder: Path, policy: Callable, n: int = 8, **breaks: str) -> Path:
         items[int(name[1:])]["breaks"] = place
     room = Room("toy", EMBEDDED, toy_task.Environment)
     with EpisodeStore(folder) as store:
-        play(room, items, policy, toy_task.PROTOCOL, own(toy_task), model="m@1", seed=0, store=store, progress=False)
+        play(room, items, policy, toy_task.PROTOCOL, own(toy_task), model="m@1", seed=0, store=store, retries=0,
+             progress=False)  # fmt: skip
     return folder
