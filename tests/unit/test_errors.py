@@ -164,11 +164,11 @@ def test_a_store_without_scores_is_not_called_the_benchmark(tmp_path) -> None:
 
 def test_both_kinds_of_evaluation_of_all_labels_are_found(tmp_path, recipe) -> None:
     run = tmp_path / "run/eval"
-    for label in ("zeta", "tuned", "base"):
+    for label in ("alpha", "tuned", "base"):
         evaluated(run / label / "held-in/paper-text", "kg", record("kg", "k", *said("f(x)")))
     stored(run / "base", record("shop", "s", *said("buy")))
     names = [one.name for one in error_figure.find(recipe.run_dir)]
-    assert names == ["base", "base, paper-text", "tuned, paper-text", "zeta, paper-text"]
+    assert names == ["base", "base, paper-text", "tuned, paper-text", "alpha, paper-text"]
     beside, alone = error_figure.panels(error_figure.find(recipe.run_dir))
     assert [series.name for series in beside.series[4:]] == [f"ours, {name}" for name in names[1:]]
     assert alone.title.startswith("shop (")
@@ -187,8 +187,18 @@ def test_the_newest_model_counts_and_others_are_told(tmp_path, recipe, capsys) -
 def test_other_tasks_bear_the_name_of_their_items(tmp_path) -> None:
     evaluated(tmp_path, "db", record("db", "d", *said("SELECT 1")), name="practice-db.embedded", why_not="practice")
     evaluated(tmp_path, "os", record("os", "o", *said("ls")))
-    titles = [panel.title for panel in error_figure.panels([error_figure.read("x", tmp_path)])]
-    assert titles == [f"{name} (not in the paper's figure)" for name in ("os", "practice-db.embedded")]
+    evaluated(tmp_path, "os", *(record("os", f"p{n}", *said("ls")) for n in range(3)), name="practice-os.embedded")
+    panels = error_figure.panels([error_figure.read("x", tmp_path)])
+    shown = [(panel.title, [one.n for one in panel.series]) for panel in panels]
+    names = {"os": 1, "practice-db.embedded": 1, "practice-os.embedded": 3}
+    assert shown == [(f"{name} (not in the paper's figure)", [n]) for name, n in names.items()]
+
+
+def test_practice_is_told_from_the_benchmark_that_was_played_too(tmp_path) -> None:
+    evaluated(tmp_path, "kg", *(record("kg", f"k{n}", *said("f(x)")) for n in range(5)))
+    evaluated(tmp_path, "kg", record("kg", "p", *said("f(x)")), name="practice-kg.embedded", why_not="practice")
+    one = error_figure.read("x", tmp_path)
+    assert (len(one.benchmark), len(one.practice)) == (5, 1)
 
 
 def test_a_task_that_the_figure_lacks_has_a_panel_of_its_own(tmp_path, recipe, capsys) -> None:
