@@ -57,8 +57,11 @@ def test_a_refusal_that_ended_the_episode_has_no_step_with_an_action() -> None:
             [("Action: f(x)", step("f(x)", False, "function_call"), "No."), ("Action: hop", step("hop", False), "No.")],
             {"function_call_error", "invalid_action"},
         ),
-        (said("f(x, #1)", "g(y)", "f(x,#1)", "h(z)", "f( x,#1 )"), {"function_repetition"}),
-        (said("f(x)", "g(y)", "f(x)"), set()),
+        (said("f(x, #1)", "g(y)", "f(x,#1)"), {"function_repetition"}),
+        (said("f(x)", "g(y)", "f(#1)"), set()),
+        ([("Action: f(x)", step("f(x)", True, "function_repetition"), "[r]")], {"function_repetition"}),
+        ([("f it.", step(None), "No function found!"), *said("g(y)")], {"invalid_action"}),
+        ([(NO, step(None), "No function found!"), *said("g(y)")], {"refusal"}),
     ],
 )
 def test_calls_of_tools(turns, kinds) -> None:

@@ -15,17 +15,18 @@ from agenttuning.episodes.trajectory import FRESH, first_turn
 from agenttuning.protocols.messages import declines
 
 SHORT = 3  # replies in a row: the number at which AgentBench.old ends an ALFWorld episode
-LONG = 3  # stretches, or calls; not stated; we chose the same number
+LONG = 3  # stretches; not stated; we chose the same number
 
 RULES = {
-    "invalid_action": "an action that the environment refused; a tool called wrongly has its own kind",
+    "invalid_action": "an action that the environment refused, or a reply without one after which it went on; a refusal "
+    "and a tool called wrongly have kinds of their own",
     "short_term_repetition": f"the same reply in {SHORT} turns in a row",
     "long_term_repetition": f"the same action met by the same observation in {LONG} stretches of the trajectory, apart",
     "refusal": "a reply that opens with an apology or a refusal and names no action",
     "format": "the episode was ended by any other reply without an action",
     "task_limit": "the turns were used up",
     "function_call_error": "a tool was called in a way that cannot be run",
-    "function_repetition": f"the same call, spaces aside, in {LONG} turns, together or apart",
+    "function_repetition": "a call that was made before, spaces aside: the answer of a graph does not change",
 }
 FUNCTION_KINDS = ("function_call_error", "function_repetition")
 FUNCTION_TASKS = ("kg",)
@@ -53,21 +54,31 @@ def kinds(record: dict) -> set[str]:
     replies = [m["content"] for m in record["messages"] if m["role"] == "assistant" and m["loss"]]
     steps = record["steps"]
     called = record["task"] in FUNCTION_TASKS
-    refused = [step for step in steps if step["action"] is not None and not step["valid"]]
-    wrong_calls = [step for step in steps if called and step.get("error") == "function_call"]
     # Where each turn is a question of its own, the same answer twice is no repetition.
     single = record["task"] in FRESH
     found = {
-        "invalid_action": len(refused) > sum(not step["valid"] for step in wrong_calls),
+        "invalid_action": any(_invalid(reply, step, called) for reply, step in _went_on(record, replies)),
         "short_term_repetition": not single and _longest_run(replies) >= SHORT,
         "long_term_repetition": not single and _most_stretches(_pairs(record)) >= LONG,
         "refusal": record["status"] == status.REFUSAL or _declined(replies, steps),
         "format": record["status"] == status.INVALID_FORMAT,
         "task_limit": record["status"] == status.TASK_LIMIT,
-        "function_call_error": bool(wrong_calls),
-        "function_repetition": called and _most_calls(steps) >= LONG,
+        "function_call_error": called and any(step.get("error") == "function_call" for step in steps),
+        "function_repetition": called and _calls_again(steps),
     }
     return {kind for kind, present in found.items() if present}
+
+
+def _went_on(record: dict, replies: list[str]) -> list[tuple[str, dict]]:
+    """(reply, step) for each step but one without an action that ended the episode: `refusal` or `format`."""
+    pairs = list(zip(replies, record["steps"], strict=False))
+    return pairs[:-1] if record["status"] in (status.REFUSAL, status.INVALID_FORMAT) else pairs
+
+
+def _invalid(reply: str, step: dict, called: bool) -> bool:
+    if step["action"] is None:
+        return not declines(reply)
+    return not step["valid"] and not (called and step.get("error") == "function_call")
 
 
 def _declined(replies: list[str], steps: list[dict]) -> bool:
@@ -102,6 +113,7 @@ def _most_stretches(values: list) -> int:
     return max(starts.values(), default=0)
 
 
-def _most_calls(steps: list[dict]) -> int:
-    calls = Counter("".join(step["action"].split()) for step in steps if step["action"] is not None)
-    return max(calls.values(), default=0)
+def _calls_again(steps: list[dict]) -> bool:
+    """True when a call comes back as text, or as the environment says: names for one thing can differ."""
+    calls = ["".join(step["action"].split()) for step in steps if step["action"] is not None]
+    return len(set(calls)) < len(calls) or any(step.get("error") == "function_repetition" for step in steps)
