@@ -18,8 +18,8 @@ SHORT = 3  # replies in a row: the number at which AgentBench.old ends an ALFWor
 LONG = 3  # stretches; not stated; we chose the same number
 
 RULES = {
-    "invalid_action": "an action that the environment refused, or a reply without one after which it went on; a refusal "
-    "and a tool called wrongly have kinds of their own",
+    "invalid_action": "an action that the environment refused, or a reply without one after which it went on; a "
+    "refusal and a tool called wrongly have kinds of their own",
     "short_term_repetition": f"the same reply in {SHORT} turns in a row",
     "long_term_repetition": f"the same action met by the same observation in {LONG} stretches of the trajectory, apart",
     "refusal": "a reply that opens with an apology or a refusal and names no action",
