@@ -34,7 +34,7 @@ def recipe(tmp_path, monkeypatch):
     [
         # AgentBench.old's ALFWorld takes a reply without ACTION whole, and maps it to an admissible one
         ([(NO, step("look"), "Hm.")], {"refusal"}),
-        ([(NO, step(NO, valid=False), "Nothing happens.")], {"refusal", "invalid_action"}),
+        ([(NO, step(NO, valid=False), "Nothing happens.")], {"refusal"}),
         ([(f"{NO}\nACTION: look", step("look"), "Hm.")], set()),
         ([("I will look.", step("look"), "Hm.")], set()),
     ],

@@ -76,8 +76,9 @@ def _went_on(record: dict, replies: list[str]) -> list[tuple[str, dict]]:
 
 
 def _invalid(reply: str, step: dict, called: bool) -> bool:
-    if step["action"] is None:
-        return not declines(reply)
+    # The paper's Llama-2 refuses in 47 % and acts invalidly in 24 %; ALFWorld has no valid action for a refusal.
+    if _refuses(reply, step["action"]):
+        return False
     return not step["valid"] and not (called and step.get("error") == "function_call")
 
 
@@ -87,10 +88,11 @@ def _declined(replies: list[str], steps: list[dict]) -> bool:
     """
     actions = [step["action"] for step in steps]
     actions += [None] * (len(replies) - len(actions))
-    return any(
-        declines(reply) and (action is None or not _NAMES_ACTION.search(reply))
-        for reply, action in zip(replies, actions, strict=False)
-    )
+    return any(_refuses(reply, action) for reply, action in zip(replies, actions, strict=False))
+
+
+def _refuses(reply: str, action: str | None) -> bool:
+    return declines(reply) and (action is None or not _NAMES_ACTION.search(reply))
 
 
 def _pairs(record: dict) -> list[tuple[str | None, str | None]]:
