@@ -1,4 +1,4 @@
-"""What all six held-in tasks must hold: the oracle wins, silence and chance do not, order and company change nothing."""
+"""What all six held-in tasks must hold: the oracle wins, silence and chance do not, concurrency changes nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mean(records: list[dict]) -> float:
 @tasks
 def test_the_face_is_whole(task) -> None:
     module = held_in(task)
-    assert module.NAME == task and module.BENCHMARK
+    assert task == module.NAME and module.BENCHMARK
     assert module.BACKENDS and all(isinstance(backend, Backend) and backend.label for backend in module.BACKENDS)
     assert not module.BACKENDS[-1].comparable or task == "alfworld"  # its engine is the paper's mechanics
 
@@ -86,7 +86,7 @@ def test_chance_is_far_below_the_oracle(task, rooms) -> None:
 @tasks
 def test_train_and_test_items_share_nothing_and_seeds_repeat(task) -> None:
     def shown(items: list[dict]) -> list[str]:
-        return [json.dumps({key: value for key, value in item.items() if key != "id"}, sort_keys=True) for item in items]
+        return [json.dumps({k: value for k, value in item.items() if k != "id"}, sort_keys=True) for item in items]
 
     module = held_in(task)
     train, test = module.items("train", 60, 0), module.items("test", 60, 0)

@@ -36,7 +36,8 @@ class EpisodeStore:
 
     `torn` is the number of bytes at the end which were not written to the end and were cut off at opening (0 after a
     clean end). `rules` is a digest of all that decides how an episode goes and that no key says: episodes which were
-    played by others are kept in episodes.before-N.jsonl, and not taken for results. Raises UserError when another process has the folder open, or when another line is unreadable.
+    played by others are kept in episodes.before-N.jsonl, and not taken for results. Raises UserError when another
+    process has the folder open, or when another line is unreadable.
     """
 
     def __init__(self, folder: str | Path, rules: str | None = None) -> None:
