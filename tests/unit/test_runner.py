@@ -436,3 +436,19 @@ def test_progress_of_rewards_and_on_a_terminal(capsys, monkeypatch) -> None:
     shown.close()
     assert shown.score().startswith("reward 50.0 % [")
     assert "shop: 100%" in capsys.readouterr().err
+
+
+def test_a_run_that_only_loses_ends(tmp_path) -> None:
+    class Dies(Waits):
+        async def ask(self, turn: Turn) -> str:
+            if self.asked > 60:
+                raise GaveUp("no server")
+            return await super().ask(turn)
+
+    policy = Dies()
+    with EpisodeStore(tmp_path) as store, pytest.raises(UserError, match="last 20 .* lost .* agent_error .GaveUp: no"):
+        run(policy, many(300), store=store, width=20)
+    states = Counter(record["status"] for record in _read(tmp_path))
+    assert states[status.AGENT_ERROR] >= 20 and sum(states.values()) < 100
+    with EpisodeStore(tmp_path) as store:
+        assert run(Waits(), many(300), store=store) == run(Waits(), many(300))
