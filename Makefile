@@ -17,6 +17,7 @@
 ## make eval-held-in-13b  play the paper's six held-in tasks; ARGS='--data db=FILE --server URL' (docs/held-in.md)
 ## make compare-13b    its scores beside the published ones
 ## make report-13b     write its results page
+## make errors-13b     the paper's error figure with its own bars beside it (docs/looking.md looks at episodes)
 ## make export-13b     the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
 ##
 ## NAME: 7b 13b 70b tiny, 7b-lora 7b-qlora (13b, 70b, too), ablation-agent-only (any file of recipes/ablations),
@@ -72,6 +73,7 @@ jobs-%:      $$(call recipe,$$*) $(READY) FORCE ; jobs/train.sh $< $(ARGS)
 eval-held-in-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval-held-in $< $(ARGS)
 eval-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   $$(call recipe,$$*) $(READY) FORCE ; $(RUN) compare $< $(ARGS)
+errors-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) errors $< $(ARGS)
 export-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) export $< $(ARGS)
 report-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) report $< $(ARGS)
 

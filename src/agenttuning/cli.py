@@ -190,6 +190,26 @@ def export_tools(arguments: Arguments) -> None:
     export(arguments.out, arguments.data, arguments.drop_opening)
 
 
+def episodes(arguments: Arguments) -> None:
+    """look at episodes: a table, one to read, successes, a page, or an export"""
+    from agenttuning.episodes.filters import Filters
+    from agenttuning.episodes.look import look
+
+    filters = Filters(arguments.task, arguments.status, arguments.item, arguments.kind)
+    look(
+        arguments.folder, filters, show=arguments.show, full=arguments.full, summary=arguments.summary,
+        html=arguments.html, form=arguments.export, out=arguments.out, limit=arguments.limit,
+    )  # fmt: skip
+
+
+def errors(arguments: Arguments) -> None:
+    """draw the paper's error figure with a run's own bars beside it"""
+    recipe = _recipe(arguments)
+    from agenttuning.report.error_page import errors as run
+
+    run(recipe, arguments.episodes)
+
+
 def base(arguments: Arguments) -> None:
     """make the tiny base model that the CPU twin starts from"""
     from agenttuning.miniature.quickstart import base as run
@@ -326,6 +346,26 @@ def _takes_out(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _takes_episodes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="what an evaluation wrote, e.g. runs/agentlm-13b/sft/eval/tuned")
+    parser.add_argument("--task", help="only episodes of this task")
+    parser.add_argument("--status", help="only episodes that ended so, e.g. task_limit")
+    parser.add_argument("--item", help="only items whose id contains this")
+    parser.add_argument("--kind", help="only episodes with this error, e.g. invalid_action")
+    parser.add_argument("--show", metavar="ITEM", help="print the trajectory of this item")
+    parser.add_argument("--full", action="store_true", help="with --show: long messages whole")
+    parser.add_argument("--summary", action="store_true", help="successes with intervals, by task and backend")
+    parser.add_argument("--html", metavar="FILE", help="write a page to look through")
+    parser.add_argument("--export", metavar="FORMAT", help="inspect, traces or agentinstruct, into --out")
+    parser.add_argument("--out", metavar="FOLDER", help="where the export is written; a new folder")
+    parser.add_argument("--limit", type=int, metavar="N", help="most episodes of table (40) or page (200); 0: all")
+
+
+def _takes_errors(parser: argparse.ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument("--episodes", metavar="FOLDER", help="draw these, not eval/base and eval/tuned of the run")
+
+
 def _takes_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="a recipe file, or a folder of recipes/")
 
@@ -341,6 +381,8 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "doctor": (doctor, _takes_env),
     "compare": (compare, _takes_recipe),
     "report": (report, _takes_recipe),
+    "episodes": (episodes, _takes_episodes),
+    "errors": (errors, _takes_errors),
     "export": (export, _takes_export),
     "collect": (collect, _takes_path),
     "decontaminate": (decontaminate, _takes_against),

@@ -40,12 +40,17 @@ class Stage:
 
     task: str
     module: ModuleType
-    backend: Backend
+    room: Room
     where: dict[str, str]
     items: list[dict]
     practice: bool
     prompts: Prompts
     wanted: int  # items of the benchmark
+
+    @property
+    def backend(self) -> Backend:
+        """The room's own: what it is may depend on what it found (changed files, a missing model)."""
+        return self.room.backend
 
     @property
     def why_not(self) -> str | None:
@@ -91,24 +96,29 @@ def evaluate_held_in(
     """
     rules = load_protocol(protocol)
     chosen = _chosen(tasks, {**(backends or {}), **(where or {}), **(data or {})})
-    stages = [
-        _stage(task, rules, (backends or {}).get(task, "auto"), dict((where or {}).get(task, {})),
-               (data or {}).get(task), prompts, most)
-        for task in chosen
-    ]  # fmt: skip
     folder = Path(out) if out else recipe.run_dir / "eval" / label / "held-in" / rules.name
-    print(announcement(stages, rules, folder, model), flush=True)
-    policy, found = make_policy(rules), _kept(folder, rules, model)
-    for stage in stages:
-        records = play_stage(stage, rules, policy, folder, model)
-        found["tasks"][stage.name] = _entry(stage, records, rules)
-        found["groups"] = {GROUP: scores.group({k: v for k, v in found["tasks"].items() if k in HELD_IN}, GROUP)}
-        if set(HELD_IN) - set(found["tasks"]):
-            found["groups"][GROUP] |= {"score": None, "interval": None}  # a mean over some is not the paper's
-        found["notes"] = _notes(recipe, label)
-        scores.write(found, folder)
+    with ExitStack() as held:  # all rooms are open before a model is loaded: what cannot be played is said first
+        stages = [
+            _stage(task, rules, (backends or {}).get(task, "auto"), dict((where or {}).get(task, {})),
+                   (data or {}).get(task), prompts, most, held)
+            for task in chosen
+        ]  # fmt: skip
+        print(announcement(stages, rules, folder, model), flush=True)
+        policy, found = make_policy(rules), _kept(folder, rules, model)
+        for stage in stages:
+            records = play_stage(stage, rules, policy, folder, model)
+            found["tasks"][stage.name] = _entry(stage, records, rules)
+            found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
+            found["notes"] = _notes(recipe, label)
+            scores.write(found, folder)
     print(summary(found), flush=True)
     return found
+
+
+def _held_in_mean(tasks: dict[str, dict]) -> dict:
+    mean = scores.group({name: entry for name, entry in tasks.items() if name in HELD_IN}, GROUP)
+    # a mean over some of the six is not the paper's
+    return mean if set(HELD_IN) <= set(tasks) else {**mean, "score": None, "interval": None}
 
 
 def load_protocol(name: str) -> protocols.Protocol:
@@ -128,11 +138,9 @@ def play_stage(stage: Stage, rules: protocols.Protocol, policy: Policy, folder: 
     from agenttuning.episodes.store import EpisodeStore
 
     place = folder / stage.name
-    with ExitStack() as held:
-        room: Room = held.enter_context(stage.module.serve(stage.backend.name, **stage.where))
-        store = held.enter_context(EpisodeStore(place, _rules_digest(stage, rules)))
-        seed = rules.rules(stage.task).seed
-        return play(room, stage.items, policy, rules, stage.prompts, model=model, seed=seed, store=store)
+    seed = rules.rules(stage.task).seed
+    with EpisodeStore(place, _rules_digest(stage, rules)) as store:
+        return play(stage.room, stage.items, policy, rules, stage.prompts, model=model, seed=seed, store=store)
 
 
 def choose_backend(module: ModuleType, asked: str, where: Mapping[str, str]) -> Backend:
@@ -169,8 +177,13 @@ def _stage(
     data: str | Path | None,
     prompts: str | Path | None,
     most: int | None,
+    held: ExitStack,
 ) -> Stage:
     module, told = held_in(task), rules.rules(task)
+    if data is not None and (option := getattr(module, "DATA_OPTION", None)):
+        where.setdefault(option, str(data))  # the backend is stocked from where the items are
+    if data is None and asked == "auto":
+        asked = module.BACKENDS[-1].name  # practice items are made for the embedded backend
     backend = choose_backend(module, asked, where)
     n = told.n if most is None else min(told.n, most)
     if n < 1:
@@ -180,7 +193,8 @@ def _stage(
         raise UserError(f"{data} holds no item of {task} that can be played; there would be nothing to score")
     texts = import_module(f"agenttuning.protocols.{told.format}")
     opening = own(texts) if rules.prompts == "ours" else load_prompts(task, prompts)
-    return Stage(task, module, backend, where, items, data is None, opening, told.n)
+    room = held.enter_context(module.serve(backend.name, **where))
+    return Stage(task, module, room, where, items, data is None, opening, told.n)
 
 
 def announcement(stages: list[Stage], rules: protocols.Protocol, folder: Path, model: str) -> str:

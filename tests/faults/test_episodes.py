@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import time
 import tracemalloc
 from collections import Counter
@@ -33,7 +34,7 @@ from helpers import fragile_task, toy_task
 from helpers.faulty_server import FaultyServer, reply_to
 
 ITEMS = [{"id": f"toy_{number}", "target": 1 + number % 9} for number in range(24)]
-QUICK = {"connect": 2.0, "read": 0.3, "total": 0.6, "retries": 8, "wait": 0.02, "longest": 0.2, "max_bytes": 100_000}
+QUICK = {"connect": 5.0, "read": 9.0, "total": 9.0, "retries": 8, "wait": 0.02, "longest": 0.2, "max_bytes": 100_000}
 
 
 def client(url: str, slots: int = 160, **patience) -> OpenAIPolicy:
@@ -67,7 +68,7 @@ def undisturbed() -> list[dict]:
 def test_a_server_that_fails_now_and_then(undisturbed, fault) -> None:
     times = {3, 20, 21} if fault in ("die", "hang", "slow") else set(range(3, 60, 6))
     with FaultyServer(lambda number, messages: fault if number in times else None) as server:
-        policy = client(server.url, slots=8)
+        policy = client(server.url, slots=8, **({"read": 0.4, "total": 0.8} if fault in ("hang", "slow") else {}))
         assert run(policy, retries=0) == undisturbed
     assert policy.counts["asked_again"] >= len(times)
     assert policy.counts["replies"] == sum(record["turns"] for record in undisturbed)
@@ -139,7 +140,7 @@ def test_the_key_stands_nowhere(tmp_path, monkeypatch, caplog) -> None:
                 if fault == "echo key":
                     with pytest.raises(UserError, match="answered 401") as error:
                         run(policy, toy_task.items("test", 3, 0), store=store, retries=0, sample=sample)
-                    assert "sk-very" not in str(error.value)
+                    assert "sk-very" not in str(error.value) and "Bearer [key]" in str(error.value)
                 else:
                     run(policy, toy_task.items("test", 3, 0), store=store, retries=0, sample=sample)
         assert server.headers[0]["Authorization"] == "Bearer sk-very-secret"
@@ -167,8 +168,9 @@ def broken_items(tmp_path: Path, how: str, at: object, once: bool) -> list[dict]
 def test_an_environment_that_breaks_once_is_played_again(tmp_path, how, at, caplog) -> None:
     items = broken_items(tmp_path, how, at, once=True)
     whole = run(expert, toy_task.items("test", 3, 0))
-    counts = Counter()
+    counts, begun = Counter(), time.monotonic()
     assert run(expert, items, "process", slots=3, env_timeout_s=3.0, counts=counts) == whole
+    assert time.monotonic() - begun < 25
     assert counts == {"played again": 1}
     assert "attempt 1 of 3, it is played again from the start" in caplog.text
     if how == "leave":
@@ -219,6 +221,31 @@ def test_an_interruption_leaves_no_process(tmp_path) -> None:
     with EpisodeStore(tmp_path) as store:
         resumed = run(expert, items, store=store, make=toy_task.Environment)
     assert [record["status"] for record in resumed] == [status.COMPLETED] * 6
+
+
+ORPHANS = """
+import sys
+from helpers import fragile_task, toy_task
+from agenttuning.environments import EMBEDDED, Room
+from agenttuning.episodes.runner import play
+from agenttuning.policies.expert import expert
+from agenttuning.protocols.messages import own
+items = [{"id": "a", "target": 3, "how": "tell", "at": 1, "pid": sys.argv[1]}]
+room = Room("toy", EMBEDDED, fragile_task.Environment, "process")
+play(room, items, expert, toy_task.PROTOCOL, own(toy_task), model="m", seed=0)
+"""
+
+
+def test_an_environment_does_not_outlive_a_killed_runner(tmp_path) -> None:
+    root, told = Path(__file__).resolve().parents[2], tmp_path / "pid"
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root / 'tests'}"}
+    runner = subprocess.Popen([sys.executable, "-c", ORPHANS, str(told)], env=environment)
+    until = time.monotonic() + 30
+    while not (told.exists() and told.read_text()) and time.monotonic() < until:
+        time.sleep(0.02)
+    runner.kill()
+    runner.wait()
+    assert not _alive(int(told.read_text()))
 
 
 def _alive(pid: int) -> bool:

@@ -144,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(BODIES[fault])
         else:
             code, body, headers = REFUSALS[fault]
-            body = {**body, "said": self.headers.get("Authorization")} if fault == "echo key" else body
+            if fault == "echo key":
+                body = {"error": {"message": f"no such key: {self.headers.get('Authorization')}"}}
             self._send(json.dumps(body).encode(), code, headers)
 
     def _send(self, data: bytes, code: int = 200, headers: dict | None = None, pause: float = 0) -> None:

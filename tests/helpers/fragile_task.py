@@ -1,5 +1,5 @@
-"""The toy task in an environment that breaks as its item says: `how` (exit, segfault, kill, hang, raise, leave), and
-`at` (make, reset, or the number of a step); with `once` (a path) only the first time.
+"""The toy task in an environment that breaks as its item says: `how` (exit, segfault, kill, hang, tell, raise, leave),
+and `at` (make, reset, or the number of a step); with `once` (a path) only the first time.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class Environment(toy_task.Environment):
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             Path(self.item["pid"]).write_text(str(child.pid))
             os._exit(4)
+        elif how == "tell":
+            Path(self.item["pid"]).write_text(str(os.getpid()))
+            time.sleep(60)
         else:
             raise OSError("the world broke")
 

@@ -247,3 +247,19 @@ def test_any_bytes_are_a_reply_or_worth_another_attempt(data) -> None:
 def test_any_text_is_read_as_it_is(content) -> None:
     data = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
     assert read_completion(data).text == content.encode("utf-8", "replace").decode()
+
+
+def test_many_are_asked_at_once_each_over_its_own_connection() -> None:
+    async def all_at_once(asked: OpenAIPolicy) -> list[str]:
+        async with asked:
+            first = await asyncio.gather(*(asked.ask(turn(0, f"item {n}")) for n in range(40)))
+            assert len(asked._clients) == 40
+            await asyncio.gather(*(asked.ask(turn(1, f"item {n}")) for n in range(40)))
+            assert len(asked._clients) == len(asked._free) == 40
+            return first
+
+    with FaultyServer() as server:
+        server.delay = 0.3
+        assert len(set(asyncio.run(all_at_once(policy(server.url))))) == 1
+        assert server.most >= 35
+        assert len(server._open) <= 40

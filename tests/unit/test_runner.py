@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import threading
+import time
 import zlib
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from agenttuning.environments import EMBEDDED, Room, room
 from agenttuning.episodes import status
+from agenttuning.episodes import store as store_module
 from agenttuning.episodes.runner import play
 from agenttuning.episodes.store import EpisodeStore
 from agenttuning.errors import UserError
@@ -100,6 +104,38 @@ def test_the_environment_gets_at_most_the_allowed_characters() -> None:
 def test_a_lone_surrogate_becomes_text() -> None:
     record = one(says("Action: \ud800", "Action: add 9"))
     assert record["messages"][3]["content"] == "Action: ?"
+
+
+def test_a_lone_surrogate_of_an_environment_becomes_text() -> None:
+    class Broken(toy_task.Environment):
+        def reset(self) -> str:
+            return super().reset() + "\ud800"
+
+        def step(self, action: str):
+            return replace(super().step(action), observation="\udfff")
+
+    for isolation in ("inline", "thread"):
+        (record,) = played_in(isolation, expert, [{"id": "a", "target": 2}], make=Broken)
+        assert [record["messages"][2]["content"], record["messages"][4]["content"]] == ["Count to 2.?", "?"]
+        assert record["last"] == "?"
+
+
+def test_what_waits_for_the_disk_when_the_run_is_stopped_is_a_result(tmp_path, monkeypatch) -> None:
+    fsync = os.fsync
+    monkeypatch.setattr(store_module.os, "fsync", lambda handle: (time.sleep(0.3), fsync(handle)))
+
+    class Stops(Waits):
+        async def ask(self, turn: Turn) -> str:
+            if turn.item == "toy_1":
+                await asyncio.sleep(0.1)
+                raise UserError("stop")
+            return "Action: add 9"
+
+    with EpisodeStore(tmp_path) as store, pytest.raises(UserError, match="stop"):
+        run(Stops(), many(3), store=store, width=3)
+    assert sorted((line["item"], line["status"]) for line in _read(tmp_path)) == [
+        ("toy_0", status.COMPLETED), ("toy_1", status.CANCELLED), ("toy_2", status.COMPLETED)
+    ]  # fmt: skip
 
 
 def test_a_failing_close_does_not_change_the_result() -> None:
@@ -436,3 +472,19 @@ def test_progress_of_rewards_and_on_a_terminal(capsys, monkeypatch) -> None:
     shown.close()
     assert shown.score().startswith("reward 50.0 % [")
     assert "shop: 100%" in capsys.readouterr().err
+
+
+def test_a_run_that_only_loses_ends(tmp_path) -> None:
+    class Dies(Waits):
+        async def ask(self, turn: Turn) -> str:
+            if self.asked > 60:
+                raise GaveUp("no server")
+            return await super().ask(turn)
+
+    policy = Dies()
+    with EpisodeStore(tmp_path) as store, pytest.raises(UserError, match="last 20 .* lost .* agent_error .GaveUp: no"):
+        run(policy, many(300), store=store, width=20)
+    states = Counter(record["status"] for record in _read(tmp_path))
+    assert states[status.AGENT_ERROR] >= 20 and sum(states.values()) < 100
+    with EpisodeStore(tmp_path) as store:
+        assert run(Waits(), many(300), store=store) == run(Waits(), many(300))

@@ -116,6 +116,22 @@ def test_kill_and_resume_gives_each_episode_once_and_the_same_scores(tmp_path, c
     assert len(on_disk) == ITEMS
 
 
+@pytest.mark.parametrize("code", [RUNNER, WAITING])
+def test_ctrl_c_records_what_is_live_as_cancelled(tmp_path, code) -> None:
+    process = start(tmp_path, code)
+    wait_for_lines(tmp_path / FILE, 5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT or b"KeyboardInterrupt" in said
+    kept = read(tmp_path / FILE)
+    cancelled = [line for line in kept if line["status"] == status.CANCELLED]
+    # of two live episodes both may wait for the disk just then: they are results
+    assert int(code is WAITING) <= len(cancelled) <= 8
+    assert {line["error"] for line in cancelled} <= {"KeyboardInterrupt: "}
+    assert finish(tmp_path) == finish(tmp_path / "again")
+    assert len(read(tmp_path / FILE)) == ITEMS + len(cancelled)
+
+
 def test_a_second_runner_is_refused_and_the_lock_dies_with_its_holder(tmp_path) -> None:
     process = start(tmp_path)
     assert process.stdout.readline() == b"open\n"

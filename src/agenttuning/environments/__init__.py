@@ -22,6 +22,7 @@ by `held_in`. Each has
     items(split, n, seed)     practice items from a generator, split "train" or "test": never items of the benchmark
     load(path)                the benchmark's own items from the user's files
     serve(backend, **where)   context manager that gives the Room; `where` are the backend's options (a DSN, a path)
+    DATA_OPTION               optional: the backend's option that takes the same path as `load`
     missing(backend, **where) what this machine lacks for the backend, as list of Missing
 
 `household`, `database`, `shop` and `files` are the miniature's own worlds, small but real: `database` is SQLite,

@@ -50,9 +50,10 @@ class Remote:
                 raise WorldError("the environment was given up before it was made")
             spawn = multiprocessing.get_context("spawn")
             self._pipe, theirs = spawn.Pipe()
-            self._process = spawn.Process(target=_serve, args=(theirs, *self._made_of), daemon=True)
-            self._process.start()
+            process = spawn.Process(target=_serve, args=(theirs, *self._made_of), daemon=True)
+            process.start()
             theirs.close()
+            self._process = process
         self._answer("starting", START_S)
         self._answer("making it", self._timeout_s)
         return self

@@ -31,6 +31,7 @@ from agenttuning.protocols.messages import Prompts, assistant
 
 log = logging.getLogger(__name__)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOST_IN_A_ROW = 16  # episodes, or all that are live where those are more, after which nothing more is expected
 
 
 def play(
@@ -67,7 +68,8 @@ def play(
     infrastructure), metrics, turns, prompt (digest), messages, steps [{action, valid, cut, error}], last (closing
     observation) and error. With the same seed and a policy whose replies depend on their turn alone the records are
     equal, byte for byte, at any `width`. UserError and KeyboardInterrupt pass through; live episodes are then recorded
-    as cancelled. Raises UserError when the disk of `store` is full.
+    as cancelled. Raises UserError when the disk of `store` is full, and when as many episodes in a row as are live (at
+    least 16) were lost to infrastructure and more are to come.
     """
     rules = Rules.of(protocol, room.task)
     if len({item["id"] for item in items}) < len(items):
@@ -123,6 +125,7 @@ class _Run:
     records: dict[str, dict]
     cause: BaseException | None = None  # what ended the run early
     tasks: list[asyncio.Task] = field(default_factory=list)
+    lost_in_a_row: int = 0
 
     async def play(self, policy: Policy, live: int) -> None:
         """Play what is pending, `live` episodes at once. Raises what ended it early."""
@@ -210,20 +213,25 @@ class _Run:
     async def _finish(self, episode: Episode) -> None:
         record = {**self.key, "item": episode.item["id"], **episode.outcome()}
         if self.store is not None:
-            written = asyncio.wrap_future(self.store.submit(record))
             try:
-                await asyncio.shield(written)
-            except asyncio.CancelledError:
-                await written
-                raise
+                # where the run is stopped in this wait, the record is written all the same
+                await asyncio.wrap_future(self.store.submit(record))
             except OSError as error:
-                raise self._not_written(error) from error
+                if error.errno not in FULL:
+                    raise
+                raise self._full(error) from error
         self.records[record["item"]] = record
         self.progress.add([record])
+        lost = episode.ended in (status.AGENT_ERROR, status.ENVIRONMENT_ERROR)
+        self.lost_in_a_row = self.lost_in_a_row + 1 if lost else 0
+        if self.lost_in_a_row >= max(len(self.tasks), LOST_IN_A_ROW) and self.pending:
+            raise UserError(
+                f"{self.room.task}: the last {self.lost_in_a_row} episodes were all lost to infrastructure, the newest "
+                f"to {episode.ended} ({episode.error}); the {len(self.pending)} that are left would most likely be, "
+                "too; see to what failed and type the same command: what has a result is not played again"
+            )
 
-    def _not_written(self, error: OSError) -> Exception:
-        if error.errno not in FULL:
-            return error
+    def _full(self, error: OSError) -> UserError:
         results = sum(status.is_result(record["status"]) for record in self.records.values())
         return UserError(
             f"the disk of {self.store.folder} is full ({error.strerror}); {results} episodes of {self.room.task} are "

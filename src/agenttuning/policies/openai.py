@@ -12,6 +12,8 @@ import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -79,29 +81,53 @@ class OpenAIPolicy:
         self.truncate_prompt_tokens, self.system_prompt = truncate_prompt_tokens, system_prompt
         self.patience, self._key = patience or Patience(), _key(key_variable)
         self.counts: Counter[str] = Counter()
-        self._client: httpx.AsyncClient | None = None
+        self._clients: list[httpx.AsyncClient] | None = None
+        self._free: list[httpx.AsyncClient] = []
+        self._context = None
 
     def __repr__(self) -> str:
         return f"OpenAIPolicy({self.base_url!r}, {self.model!r})"
 
     async def __aenter__(self) -> OpenAIPolicy:
-        """Open the connections, which belong to the running event loop."""
-        patience = self.patience
-        headers = {"Accept-Encoding": "identity"}  # the limit in bytes is to hold for what is kept, too
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(patience.read, connect=patience.connect, pool=None),
-            limits=httpx.Limits(max_connections=self.slots, max_keepalive_connections=self.slots),
-            trust_env=not _on_this_machine(urlsplit(self.base_url).hostname),
-        )
+        """Make ready for the running event loop, which the connections will belong to."""
+        self._clients, self._free = [], []
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close them."""
-        client, self._client = self._client, None
-        await client.aclose()
+        """Close the connections."""
+        clients, self._clients, self._free = self._clients, None, []
+        for client in clients:
+            await client.aclose()
+
+    @contextmanager
+    def _client(self) -> Iterator[httpx.AsyncClient]:
+        # A client with one connection for each question at a time: httpx's pool looks at all of its connections at
+        # each question, which for 64 of them took 3.5 ms of 4.6.
+        if self._clients is None:
+            raise RuntimeError("the policy is not open; use `async with policy`, as the runner does")
+        if not self._free:
+            self._clients.append(self._new())
+            self._free.append(self._clients[-1])
+        client = self._free.pop()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
+
+    def _new(self) -> httpx.AsyncClient:
+        headers = {"Accept-Encoding": "identity"}  # the limit in bytes is to hold for what is kept, too
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        trusted = not _on_this_machine(urlsplit(self.base_url).hostname)
+        if self._context is None:
+            self._context = httpx.create_ssl_context(trust_env=trusted)  # reads all certificates: once is enough
+        return httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(self.patience.read, connect=self.patience.connect, pool=None),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+            verify=self._context,
+            trust_env=trusted,
+        )
 
     async def ask(self, turn: Turn) -> str | ContextLimit:
         """One reply. Raises GaveUp for what stays broken, UserError for what would be so for every turn."""
@@ -137,18 +163,17 @@ class OpenAIPolicy:
         return asked
 
     async def _ask(self, body: bytes) -> str | ContextLimit:
-        if self._client is None:
-            raise RuntimeError("the policy is not open; use `async with policy`, as the runner does")
-        headers = {"Content-Type": "application/json"}
-        async with (
-            asyncio.timeout(self.patience.total),
-            self._client.stream("POST", f"{self.base_url}/chat/completions", content=body, headers=headers) as response,
-        ):
-            data = bytearray()
-            async for chunk in response.aiter_raw():
-                data += chunk
-                if len(data) > self.patience.max_bytes:
-                    raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
+        url, headers = f"{self.base_url}/chat/completions", {"Content-Type": "application/json"}
+        data = bytearray()
+        with self._client() as client:
+            async with (
+                asyncio.timeout(self.patience.total),
+                client.stream("POST", url, content=body, headers=headers) as response,
+            ):
+                async for chunk in response.aiter_raw():
+                    data += chunk
+                    if len(data) > self.patience.max_bytes:
+                        raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
         if response.status_code != 200:
             return self._refused(response, bytes(data))
         completion = read_completion(bytes(data))
