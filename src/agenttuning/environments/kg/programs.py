@@ -65,7 +65,7 @@ def size(program: Program | str) -> int:
 
 def entities(program: Program) -> list[str]:
     """The entities that a JOIN starts from, sorted, each once."""
-    return sorted({node[2] for node in nodes(program) if node[0] == "JOIN" and is_entity(node[2])})
+    return sorted({node[2] for node in nodes(program) if node[0] == "JOIN" and len(node) == 3 and is_entity(node[2])})
 
 
 def chain(path: Program | str) -> list[str | tuple]:

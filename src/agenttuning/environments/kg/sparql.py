@@ -1,8 +1,9 @@
 """Programs to SPARQL, as AgentBench's utils/logic_form_util.py (lisp_to_sparql) means them.
 
-Meaning kept from there: the entities a program starts from are never answers; literals in other languages than English
-are not; a superlative is the extremum over all that the program asks of the entity, ties included; two superlatives,
-or a count of a superlative, have no query. Two dialects: `STANDARD` SPARQL 1.1, in which every step is a DISTINCT
+Kept from there: the entities a program starts from are no answers, nor are literals in another language than English
+(of a superlative this holds for the search of its value, not of those that have it); a superlative is the extremum over
+all that the program asks of the entity, ties included; two superlatives, or a count of a superlative, have no query.
+Other than there, a union has a query. Two dialects: `STANDARD` SPARQL 1.1, in which every step is a DISTINCT
 subquery, so that the work stays within steps x edges however the model chains relations; and `VIRTUOSO`, the flat form
 with Virtuoso's own COUNT and OR, which is what the original sends.
 
@@ -67,8 +68,8 @@ def members(program: Program, dialect: str = STANDARD) -> str:
     """The query for a program's members, or for their number where it counts. Raises NoQuery."""
     whole = [node[0] for node in programs.nodes(program)]
     counts, superlatives = whole.count("COUNT"), [name for name in whole if name in SUPERLATIVES]
-    if len(superlatives) > 1 or (counts and superlatives):
-        raise NoQuery("two superlatives, or a count of a superlative, have no query")
+    if len(superlatives) > 1 or (superlatives and (counts or "OR" in whole)):
+        raise NoQuery("two superlatives, or one with a count or a union, have no query")
     either = "OR" if dialect == VIRTUOSO else "||"
     english = f"FILTER (!isLiteral(?x) {either} lang(?x) = '' {either} langMatches(lang(?x), 'en'))"
     others = [f"FILTER (?x != {iri(entity)})" for entity in programs.entities(program)]

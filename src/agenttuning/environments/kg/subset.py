@@ -123,7 +123,7 @@ def _entities(lines: list[str]) -> set[str]:
 
 def _resume(part: Path, head: str) -> tuple[dict[str, set[str]], int, int]:
     """What an earlier export left, once the entity that it did not close is cut off: entity -> where its edges lead,
-    the number of triples, that of entities with more edges than were kept. Begins the file with `head` if there is none.
+    the number of triples, that of entities with more edges than were kept. Begins the file with `head` when missing.
     """
     if not part.is_file() or not part.stat().st_size:
         part.write_text(head, encoding="utf-8", newline="\n")

@@ -107,6 +107,8 @@ class _Maker:
     def _start(self, node: Node) -> str:
         if isinstance(node.of, str):
             known = programs.is_entity(node.of) or "^^" in node.of or sparql.is_name(node.of) and "." in node.of
+            if programs.is_entity(node.of) and node.start is not None:
+                self._add(node.of, TYPE, node.start.type)
             return node.of if known else f'"{node.of}'
         if id(node) not in self.between:
             self.between[id(node)] = entity = self._fresh()
@@ -153,6 +155,8 @@ class _Maker:
                 for member in members:
                     self._add(member, relation, target)
             number = f"{type_}.{self.rng.choice(NUMBERS)}"
+            if number in self.attributes:
+                continue
             self.attributes.add(number)
             for member in members:
                 self._add(member, number, f"{self.rng.randrange(1, 900)}^^{sparql.XSD}integer")

@@ -16,7 +16,8 @@ from agenttuning.environments.kg.ontology import Ontology
 from agenttuning.environments.kg.programs import Program
 
 WORLDS = 16  # of a split
-KINDS = ("one_hop", "two_hop", "count", "superlative", *["intersection"] * 6)  # most of the last share nothing
+# As often as makes the kinds about equal: most intersections share nothing, most sets have one member.
+KINDS = ("one_hop", "two_hop", *["count"] * 2, *["superlative"] * 4, *["intersection"] * 6)
 SIZES = {
     "isles.town": 10, "isles.person": 48, "isles.festival": 14, "craft.guild": 8, "craft.trade": 8, "craft.ware": 12,
     "sea.boat": 30, "sea.harbour": 8,
@@ -128,6 +129,9 @@ class _Reader:
             self.ends.setdefault((start, relation), set()).add(end)
             if relation not in self.leaving.setdefault(start, []):
                 self.leaving[start].append(relation)
+        self.leading: dict[str, list[tuple[tuple[str, str], set[str]]]] = {}  # type -> the edges that lead to it
+        for edge, ends in sorted(self.ends.items()):
+            self.leading.setdefault(world.ranges[edge[1]], []).append((edge, ends))
 
     def item(self, world: str, rng: random.Random) -> dict | None:
         kind = rng.choice(KINDS)
@@ -202,8 +206,8 @@ class _Reader:
     def _other(self, rng: random.Random, found: set[str], type_: str, first: str) -> tuple[str, str] | None:
         edges = [
             (start, relation)
-            for (start, relation), ends in sorted(self.ends.items())
-            if self.world.ranges[relation] == type_ and start != first and ends & found
+            for (start, relation), ends in self.leading.get(type_, ())
+            if start != first and not ends.isdisjoint(found)
         ]
         return rng.choice(edges) if edges else None
 
