@@ -13,7 +13,7 @@ import pyoxigraph as ox
 
 
 class FakeEndpoint:
-    """`faults` are taken one a query, in order: 500, costly, partial, hang, garbage, truncated, rows, reset, 404."""
+    """`faults` are taken one a query, in order; their names are below."""
 
     def __init__(self, store: ox.Store, url: str) -> None:
         self.store, self.url = store, url
@@ -45,6 +45,7 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
                 "costly": (500, b"Virtuoso S1T00 Error SR171: Transaction timed out"),
                 "garbage": (200, b"<html>Welcome</html>"),
                 "rows": (200, b'{"results": {"bindings": [{"x": "text"}]}}'),
+                "503": (503, b'{"results": {"bindings": []}}'),
                 "404": (404, b"no such page"),
             }
             if fault in canned:

@@ -15,7 +15,7 @@ from helpers.fake_sparql import serving
 
 TRIPLES = [("m.a", "p.q", "m.b"), ("m.a", "p.q", "m.c"), ("m.a", "type.object.type", "p.p")]
 QUERY = sparql.members(programs.parse("(JOIN (R p.q) m.a)"), VIRTUOSO)
-FAILURES = ["500", "garbage", "rows", "truncated", "reset", "404"]
+FAILURES = ["500", "503", "garbage", "rows", "truncated", "reset", "404"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from agenttuning import protocols
 from agenttuning.environments import held_in, kg
-from agenttuning.environments.kg import gold, graphs, programs, sparql, witness, world
+from agenttuning.environments.kg import gold, graphs, pattern, programs, sparql, witness, world
 from agenttuning.episodes.runner import play
 from agenttuning.errors import UserError
 from agenttuning.policies.expert import expert
@@ -129,6 +129,13 @@ FORMS = {
         ["Never late"],
         {"Northam": "m.01"},
     ),
+    "a call that cannot be executed": row(
+        "(JOIN (R town.town.clubs) m.01)",
+        ["get_relations(common.topic)", "get_relations(m.01)", "get_neighbors(m.01,town.town.clubs)"],
+        ["m.0a"],
+        {"Northam": "m.01"},
+    ),
+    "calls that are none": row("(AND club.club (JOIN club.club.members m.02))", ["get_relations(m.01"], ["m.0a"], {}),
     "calls of another shape": row(
         "(AND club.club (JOIN club.club.members m.02))",
         ["get_relations(m.01)", "get_neighbors(m.01,town.town.clubs)"],
@@ -144,9 +151,31 @@ def test_the_gold_answers_are_true_in_an_items_graph(name):
     graph, _ = witness.build(item)
     found = graph.values(sparql.members(programs.parse(item["s_expression"])))
     assert sorted(found) == sorted(answer["answer_argument"] for answer in item["answer"])
-    if item["actions"]:
+    if item["actions"] and name != "calls that are none":
         (record,) = played([item], expert)
         assert record["status"] == "completed" and record["reward"] == 1.0, record["messages"]
+
+
+def test_an_edge_has_the_name_of_the_calls_too():
+    whole = pattern.read(programs.parse(TWO_NAMES["s_expression"]))
+    assert pattern.overlay(whole, gold.program(TWO_NAMES["actions"]))
+    assert [node.edges for node in whole.every() if node.kind == "join"] == [
+        [("club.member.clubs", False), ("club.club.members", True)],
+        [("town.town.clubs", True)],
+        [("club.member.sport", False), ("club.sport.members", True)],
+    ]
+    assert not pattern.overlay(whole, programs.parse("(COUNT (JOIN (R town.town.clubs) m.01))"))
+
+
+def test_what_must_have_one_type_has_one():
+    texts = (
+        "(JOIN (R a.b.next) (AND t.said (JOIN (R a.b.next) m.1)))",
+        "(AND (JOIN (R a.b.one) m.1) (JOIN (R c.d.other) m.2))",
+        "(AND (JOIN (R a.b.one) m.1) (JOIN e.f.back m.2))",
+    )
+    ranges = [pattern.ranges([pattern.read(programs.parse(text))]) for text in texts]
+    assert ranges[0] == {"a.b.next": "t.said"} and ranges[1]["a.b.one"] == ranges[1]["c.d.other"]
+    assert ranges[2] == {"a.b.one": "e.f", "e.f.back": pattern.ANY}
 
 
 def test_an_items_graph_has_wrong_turns():

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agenttuning.environments.kg import tools
@@ -48,6 +48,10 @@ def ours(reply):
 
 
 @given(texts)
+@example("Action: count()#0)")
+@example("Action: get_neighbors( #0 ,  x, y )")
+@example("Action: discount(#1) count(#0)")
+@example("Action: é_2(#1), ((3")
 def test_a_reply_is_read_as_the_original_reads_it(reply):
     assert ours(reply) == original(reply)
 

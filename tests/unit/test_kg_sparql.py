@@ -54,6 +54,7 @@ def graph():
             f"(JOIN (R {NEAR}) (ARGMIN (JOIN {NEAR} m.c) geo.town.size))",
             "a c",
         ),  # m.c counts again once the size is found
+        (f"(ARGMAX (JOIN (R {NEAR}) (JOIN (R {NEAR}) m.c)) geo.town.size)", ""),  # m.c would be the only one
         (f"(ge geo.town.size 9^^{XSD}integer)", "b c d"),
         (f"(lt geo.town.size 9^^{XSD}integer)", "a"),
         (f"(JOIN geo.town.founded 1200^^{XSD}gYear)", "a"),

@@ -145,6 +145,10 @@ def test_of_a_line_the_first_call_that_works_is_the_only_one(env):
     assert list(env.tools.relations) == ["m.01"]
 
 
+def test_the_word_variable_before_an_argument_is_dropped(env):
+    assert env.step("get_relations(variable Ann)").valid and list(env.tools.relations) == ["m.01"]
+
+
 def test_a_repeated_call_is_played_and_noted(env):
     first, second, third = (env.step(f"get_relations({text})") for text in ("Ann", "m.01", "Ben Young"))
     assert (first.error, second.error, third.error) == (None, "function_repetition", None)
@@ -246,6 +250,22 @@ def test_a_variable_cannot_grow_without_end(env):
     steps = [env.step(f"intersection(#{number}, #{number})") for number in range(40)]
     assert [step.valid for step in steps[:6]] == [True] * 6 and not any(step.valid for step in steps[7:])
     assert env.step("get_relations(#6)").valid and time.perf_counter() - start < 5
+
+
+class Refusing(Spy):
+    def values(self, query):
+        self.asked.append(query)
+        raise graphs.Refused("too costly")
+
+
+def test_a_line_full_of_calls_asks_once():
+    env = opened(graph=Refusing())
+    start = time.perf_counter()
+    assert env.step("get_relations(Ann) " * 1000).observation == f"get_relations(Ann) {FIX}"
+    assert len(env.graph.asked) == 1
+    for line in ("count(" * 3300 + ")", "a(" * 9000 + "b)", "count(#0" + "," * 19000 + ")", "#" * 19000 + "count(#1)"):
+        assert not env.step(line).valid
+    assert time.perf_counter() - start < 5
 
 
 def test_walking_to_and_fro_costs_no_more_than_the_edges():

@@ -50,9 +50,13 @@ def made(call: Call, variables: list[Program | None]) -> Program | None:
 
 
 def program(actions: list[str]) -> Program | None:
-    """The program of the last variable that the actions make; None when they make none."""
+    """The program of the last variable that the actions make; None when they make none, or are no calls."""
     variables: list[Program | None] = []
-    for call in read(actions):
+    try:
+        calls = read(actions)
+    except ValueError:
+        return None
+    for call in calls:
         if call.name not in _LISTS:
             variables.append(made(call, variables))
     return variables[-1] if variables else None

@@ -30,7 +30,6 @@ class Environment:
         self.item, self.graph, self.ontology = item, graph, ontology
         self.entities: dict[str, str] = item["entities"]
         self.gold = {str(answer["answer_argument"]) for answer in item["answer"]}
-        self.plan = Plan(item.get("actions", ()))
 
     def reset(self) -> str:
         """The question and the labels of its entities, as the original shows them."""
@@ -47,13 +46,17 @@ class Environment:
         if final is not None:
             return self._answer(final[1])
         observation, error = tools.NOT_EXECUTED, None
+        tried: dict[str, tuple[str, list[str] | None]] = {}
         for name in tools.names(action):
+            if name in tried and name in tools.ARITY:
+                # The same arguments are read for it as before, so it fails as before: a graph is not asked again.
+                observation, self.texts = tried[name]
+                continue
             try:
-                step = self._call(name, action)
+                return self._call(name, action)
             except ToolError as failure:
                 observation, error = str(failure), "function_call"
-                continue
-            return step
+                tried[name] = observation, self.texts
         self.failed.add(action)
         return Step(observation, valid=False, error=error)
 
@@ -106,8 +109,8 @@ class Environment:
         }
 
     def oracle(self) -> Move:
-        """The next gold call that is not done yet, then the answer."""
-        return self.plan.move(self.tools, self.entities, self.failed)
+        """The next gold call that is not done yet, then the answer. Raises ValueError for calls that are none."""
+        return Plan(self.item["actions"]).move(self.tools, self.entities, self.failed)
 
     def actions(self) -> list[str]:
         """Calls that can be executed now, and an answer for every variable."""
