@@ -62,7 +62,8 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(answer[: len(answer) // 2])
                 self.close_connection = True
                 return None
-            return self._send(200, answer, {"X-SQL-State": "S1TAT"} if fault == "partial" else {})
+            headers = {"partial": {"X-SQL-State": "S1TAT"}, "kept back": {"X-SPARQL-MaxRows": "50"}}
+            return self._send(200, answer, headers.get(fault))
 
         def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)

@@ -73,9 +73,16 @@ def test_the_items_can_be_played_on_their_part(client, known, tmp_path):
             assert env.score() == 1.0
 
 
-def test_limits_are_counted(client, known, tmp_path):
+def test_limits_are_counted(server, client, known, tmp_path, monkeypatch):
     made = subset.export(ITEMS, client, known, tmp_path / "x.nt.gz", hops=3, per_entity=2)
     assert made.cut > 0 and made.triples <= 2 * made.entities
+    server.faults += ["kept back"]
+    made = subset.export(ITEMS, client, known, tmp_path / "x.nt.gz", hops=1)
+    assert made.cut == 1
+    monkeypatch.setattr(subset, "ASKED", 3)
+    made = subset.export(ITEMS, client, known, tmp_path / "x.nt.gz", hops=2)
+    assert made.cut > 1 and "LIMIT 3" in server.queries[-1]
+    monkeypatch.undo()
     made = subset.export(ITEMS, client, known, tmp_path / "x.nt.gz", hops=9, max_triples=50)
     assert made.full and 50 <= made.triples < 120 and len(edges(tmp_path / "x.nt.gz")) == made.triples
 

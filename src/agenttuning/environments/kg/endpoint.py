@@ -55,27 +55,31 @@ class Endpoint:
     def values(self, query: str) -> list[str]:
         """The column of a SELECT, with Freebase's prefix taken off. Raises Refused or Down."""
         values = []
-        for row in self.rows(query):
+        for row in self.rows(query)[0]:
             if len(row) != 1:
                 raise Down(f"a row of the answer has {len(row)} values, not one")
             values += [plain(term["value"]) for term in row.values()]
         return values
 
-    def rows(self, query: str) -> list[dict[str, dict]]:
-        """The rows of a SELECT: variable -> {type, value, datatype or xml:lang}. Raises Refused or Down."""
+    def rows(self, query: str) -> tuple[list[dict[str, dict]], bool]:
+        """The rows of a SELECT, variable -> {type, value, datatype or xml:lang}, and whether the server kept some back.
+
+        Raises Refused or Down. Virtuoso shows at most its ResultSetMaxRows, 10,000 as installed, also to the original.
+        """
         failure = ""
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.wait_s * 2 ** (attempt - 1))
             try:
-                return _rows(self._ask(query))
+                body, cut = self._ask(query)
+                return _rows(body), cut
             except (httpx.HTTPError, Down) as error:
                 failure = f"{type(error).__name__}: {error}"[:300]
                 if isinstance(error, httpx.TimeoutException) and attempt:
                     break  # a server that hangs holds up all the others: asked once more, not for minutes
         raise Down(f"{self.url} did not answer in {attempt + 1} attempts; the last: {failure}")
 
-    def _ask(self, query: str) -> bytes:
+    def _ask(self, query: str) -> tuple[bytes, bool]:
         ends = time.monotonic() + self.timeout_s
         body = bytearray()
         with self.client.stream("POST", self.url, data={"query": query}) as response:
@@ -93,7 +97,8 @@ class Endpoint:
                 raise Refused(f"status {response.status_code}: {said[:300]}")
             if response.status_code != 200:
                 raise Down(f"status {response.status_code}: {said[:200]}")
-        return bytes(body)
+            cut = "X-SPARQL-MaxRows" in response.headers
+        return bytes(body), cut
 
 
 def _rows(body: bytes) -> list[dict[str, dict]]:

@@ -26,6 +26,7 @@ from agenttuning.errors import UserError
 HOPS = 3  # of the dev split's gold calls, none walks further
 MAX_TRIPLES = 5_000_000
 PER_ENTITY = 2_000
+ASKED = 50_000  # edges of an entity that the server is asked for
 TYPE = "type.object.type"
 
 _DONE = re.compile(r"# done (\S+)( cut)?\n")
@@ -56,8 +57,9 @@ def export(
     max_triples: int = MAX_TRIPLES,
     per_entity: int = PER_ENTITY,
 ) -> Export:
-    """Write the triples within `hops` of the items' entities to `out`, a .nt.gz; the same server gives the same bytes.
+    """Write the triples within `hops` of the items' entities to `out`, a .nt.gz.
 
+    The same server gives the same bytes, unless it keeps back some edges of an entity.
     Raises UserError for another name of `out`, and what the endpoint raises; a second call then goes on.
     """
     out = Path(out)
@@ -91,13 +93,13 @@ def export(
 
 
 def _edges(endpoint: Endpoint, entity: str, wanted: frozenset[str], limit: int) -> tuple[list[str], bool]:
-    rows = endpoint.rows(f"SELECT ?r ?o WHERE {{ {iri(entity)} ?r ?o . }}")
+    rows, cut = endpoint.rows(f"SELECT ?r ?o WHERE {{ {iri(entity)} ?r ?o . }} LIMIT {ASKED}")
     lines = {
         f"<{NAMESPACE}{entity}> <{row['r']['value']}> {term} .\n"
         for row in rows
         if row["r"]["value"].removeprefix(NAMESPACE) in wanted and (term := _term(row["o"])) is not None
     }
-    return sorted(lines)[:limit], len(lines) > limit
+    return sorted(lines)[:limit], cut or len(rows) == ASKED or len(lines) > limit
 
 
 def _term(term: dict) -> str | None:
