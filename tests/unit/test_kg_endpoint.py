@@ -142,7 +142,7 @@ def test_a_refused_query_is_the_models_affair(checkout, server):
 
 def test_what_is_missing(checkout, server, tmp_path):
     def lacks(backend, **where):
-        return [lacking.what for lacking in kg.missing(backend, **where)]
+        return [lacking.what for lacking in kg.missing(backend.name, **where)]
 
     assert [what.partition(" ")[2][:16] for what in lacks(kg.ENDPOINT)] == ["address of a SPA", "ontology of Agen"]
     assert lacks(kg.ENDPOINT, url=server.url, checkout=checkout) == []
@@ -164,8 +164,10 @@ def test_options_are_told_apart(checkout, tmp_path):
         (kg.EMBEDDED, {"url": "http://localhost/sparql"}, "has no option 'url'"),
         (kg.EMBEDDED, {"checkout": tmp_path / "none"}, "vocab.json"),
     ):
-        with pytest.raises(UserError, match=said), kg.serve(backend, **where):
+        with pytest.raises(UserError, match=said), kg.serve(backend.name, **where):
             pass
+    with pytest.raises(UserError, match="choose from endpoint, subset, embedded"), kg.serve("freebase"):
+        pass
     (checkout / "src/server/tasks/knowledgegraph/ontology/vocab.json").write_text("[]")
     with pytest.raises(UserError, match="not AgentBench's ontology"), kg.serve(kg.EMBEDDED, checkout=checkout):
         pass

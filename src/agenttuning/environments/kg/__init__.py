@@ -66,8 +66,12 @@ def _item(row: object, id_: str, path: Path) -> dict:
 
 
 @contextmanager
-def serve(backend: Backend, **where: object) -> Iterator[Room]:
-    """The room of a backend, for the duration of the context. Raises UserError for an option it has not, or lacks."""
+def serve(backend: str | Backend = EMBEDDED, **where: object) -> Iterator[Room]:
+    """The room of a backend, for the duration of the context.
+
+    Raises UserError for an unknown backend, and for an option that the backend has not, or lacks.
+    """
+    backend = _backend(backend)
     unknown = sorted(where.keys() - set(_OPTIONS[backend.name]))
     if unknown:
         raise UserError(
@@ -86,14 +90,34 @@ def serve(backend: Backend, **where: object) -> Iterator[Room]:
 
         endpoint = Endpoint(str(where["url"]), float(where.get("timeout_s") or TIMEOUT_S))
         try:
-            yield Room(NAME, backend, lambda item: Environment(item, endpoint, known), "thread", SLOTS)
+            yield Room(NAME, backend, _real(backend, endpoint, known), "thread", SLOTS)
         finally:
             endpoint.close()
     elif backend.name == "subset":
         graph = graphs.read(str(where["graph"]))
-        yield Room(NAME, backend, lambda item: Environment(item, graph, known))
+        yield Room(NAME, backend, _real(backend, graph, known))
     else:
         yield Room(NAME, backend, _embedded(known))
+
+
+def _backend(backend: str | Backend) -> Backend:
+    name = backend if isinstance(backend, str) else backend.name
+    by_name = {one.name: one for one in BACKENDS}
+    if name not in by_name:
+        raise UserError(f"kg has no backend {name!r}; nothing could be asked; choose from {', '.join(by_name)}")
+    return by_name[name]
+
+
+def _real(backend: Backend, graph, known: ontology.Ontology) -> Callable[[dict], Environment]:
+    def make(item: dict) -> Environment:
+        if "world" in item:
+            raise UserError(
+                f"item {item['id']} is about an invented world, of which the {backend.name} knows nothing; it could not "
+                "be won; give AgentBench's items, or take the embedded backend"
+            )
+        return Environment(item, graph, known)
+
+    return make
 
 
 def _embedded(known: ontology.Ontology | None) -> Callable[[dict], Environment]:
@@ -110,8 +134,9 @@ def _embedded(known: ontology.Ontology | None) -> Callable[[dict], Environment]:
     return make
 
 
-def missing(backend: Backend, **where: object) -> list[Missing]:
+def missing(backend: str | Backend = EMBEDDED, **where: object) -> list[Missing]:
     """What this machine lacks for a backend. The endpoint is asked one cheap query, for at most ten seconds."""
+    backend = _backend(backend)
     if backend.name == "endpoint":
         from agenttuning.environments.kg import endpoint
 
