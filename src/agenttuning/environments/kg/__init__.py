@@ -112,8 +112,8 @@ def _real(backend: Backend, graph, known: ontology.Ontology) -> Callable[[dict],
     def make(item: dict) -> Environment:
         if "world" in item:
             raise UserError(
-                f"item {item['id']} is about an invented world, of which the {backend.name} knows nothing; it could not "
-                "be won; give AgentBench's items, or take the embedded backend"
+                f"item {item['id']} is about an invented world, of which the {backend.name} knows nothing; it could "
+                "not be won; give AgentBench's items, or take the embedded backend"
             )
         return Environment(item, graph, known)
 
