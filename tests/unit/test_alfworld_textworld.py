@@ -15,11 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from agenttuning import protocols
 from agenttuning.environments import alfworld
 from agenttuning.environments.alfworld import missing, textworld_backend
 from agenttuning.environments.alfworld.engine import Engine
 from agenttuning.environments.alfworld.environment import content_of
 from agenttuning.environments.alfworld.game import read_game
+from agenttuning.episodes.runner import play
+from agenttuning.policies.expert import expert
+from agenttuning.protocols import alfworld as texts
+from agenttuning.protocols.messages import own
 
 if missing("textworld"):
     pytest.skip(f"not installed: {missing('textworld')[0].command}", allow_module_level=True)
@@ -106,6 +111,18 @@ def test_random_walks_on_tangled_games_are_the_same():
     for number, item in enumerate(alfworld.items("train", WALKS, 2)):
         _walk(_tangled(item), f"tangled {number}")
     _report("tangled")
+
+
+@pytest.mark.slow
+def test_whole_episodes_have_the_same_records():
+    items, protocol = alfworld.items("test", WALKS, 4), protocols.load(protocols.FOLDER / "practice.yaml")
+    played = []
+    for backend in ("engine", "textworld"):
+        with alfworld.serve(backend) as room:
+            records = play(room, items, expert, protocol, own(texts), model="expert", seed=0, progress=False, width=1)
+            played.append([{**record, "backend": None} for record in records])
+    assert played[0] == played[1]
+    assert all(record["reward"] == 1.0 for record in played[0])
 
 
 @pytest.mark.slow

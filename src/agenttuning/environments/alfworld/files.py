@@ -49,7 +49,7 @@ def _listed(path: Path) -> list[dict]:
         more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
         raise UserError(
             f"{path}: {len(lacking)} of {len(wanted)} games are missing: {', '.join(lacking[:SHOWN])}{more}; a score "
-            "over the others would be over another set; set ALFWORLD_DATA to the folder with json_2.1.1 (alfworld-download)"
+            "over the others would be over another set; set ALFWORLD_DATA to the folder that holds json_2.1.1"
         )
     return [_item(path.stem, number, kind, place) for number, (kind, _, place) in enumerate(found)]
 

@@ -101,8 +101,8 @@ THINGS: dict[str, tuple[str, ...]] = {
 TRAITS: dict[str, tuple[str, ...]] = {
     trait: tuple(things.split())
     for trait, things in {
-        "cleanable": "Apple Bowl ButterKnife Cloth Cup DishSponge Egg Fork Kettle Knife Ladle Lettuce Mug Pan Plate Pot "
-        "Potato SoapBar Spatula Spoon Tomato",
+        "cleanable": "Apple Bowl ButterKnife Cloth Cup DishSponge Egg Fork Kettle Knife Ladle Lettuce Mug Pan Plate "
+        "Pot Potato SoapBar Spatula Spoon Tomato",
         "heatable": "Apple Bread Cup Egg Mug Plate Potato Tomato",
         "coolable": "Apple Bowl Bread Cup Egg Lettuce Mug Pan Plate Pot Potato Tomato WineBottle",
         "sliceable": "Apple Bread Egg Lettuce Potato Tomato",
