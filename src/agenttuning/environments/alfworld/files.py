@@ -51,7 +51,7 @@ def _listed(path: Path) -> list[dict]:
             f"{path}: {len(lacking)} of {len(wanted)} games are missing: {', '.join(lacking[:SHOWN])}{more}; a score "
             "over the others would be over another set; set ALFWORLD_DATA to the folder that holds json_2.1.1"
         )
-    return [_item(path.stem, number, kind, place) for number, (kind, _, place) in enumerate(found)]
+    return [_item(path.stem, n, kind, place, read_file(place)) for n, (kind, _, place) in enumerate(found)]
 
 
 def _find(path: Path, game: str) -> Path | None:
@@ -64,14 +64,18 @@ def _find(path: Path, game: str) -> Path | None:
 
 def _below(folder: Path) -> list[dict]:
     games = sorted(folder.rglob(GAME))
-    left_out = {game for game in games if "movable" in str(game) or "Sliced" in str(game)}
-    left_out |= {game for game in games if game not in left_out and read_file(game).get("solvable") is False}
-    if left_out:
-        log.info("%s: %d of %d games are left out, as alfworld does", folder, len(left_out), len(games))
-    taken = [game for game in games if game not in left_out]
+    taken: list[dict] = []
+    for game in games:
+        if "movable" in str(game) or "Sliced" in str(game):
+            continue
+        content = read_file(game)
+        if content.get("solvable") is not False:
+            taken.append(_item("games", len(taken), _kind(game), game, content))
+    if len(taken) < len(games):
+        log.info("%s: %d of %d games are left out, as alfworld does", folder, len(games) - len(taken), len(games))
     if not taken:
         raise UserError(f"below {folder} is no {GAME} to play; no game could be loaded; run alfworld-download")
-    return [_item("games", number, _kind(game), game) for number, game in enumerate(taken)]
+    return taken
 
 
 def _kind(game: Path) -> str:
@@ -86,8 +90,8 @@ def _kind(game: Path) -> str:
     )
 
 
-def _item(name: str, number: int, kind: str, path: Path) -> dict:
-    read_game(read_file(path), str(path))
+def _item(name: str, number: int, kind: str, path: Path, content: dict) -> dict:
+    read_game(content, str(path))
     return {"id": f"alfworld-{name}_{number}", "kind": kind, "path": str(path)}
 
 

@@ -38,6 +38,8 @@ def _things(engine: Engine, clause: Clause, variable: str) -> list[str]:
 
 
 def _place(engine: Engine, clause: Clause) -> Move:
+    if not clause.of("receptacletype"):
+        return _stuck()  # none of the six tasks
     things = _things(engine, clause, clause.of("inreceptacle")[0][0])
     verb = next((verb for verb, made in MADE.items() if clause.of(made)), None)
     kind = clause.of("receptacletype")[0][1]
