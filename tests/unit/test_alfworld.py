@@ -120,6 +120,22 @@ def test_how_a_thing_in_the_hand_is_described(states, words):
     assert game.act("examine egg 1") == words
 
 
+def test_what_was_put_back_is_not_seen_on_the_floor():
+    game = engine()
+    for command in ("go to drawer 2", "open drawer 2", "take knife 1 from drawer 2", "put knife 1 in/on drawer 2"):
+        game.act(command)
+    assert game.act("look") == "You are facing the drawer 2, and drawer 1. Next to it, you see nothing."
+
+
+def test_two_plays_of_one_game_do_not_meet():
+    game = read_game(content(), "test")
+    first, second = Engine(game), Engine(game)
+    first.act("go to table 1")
+    first.act("take egg 1 from table 1")
+    assert second.held is None
+    assert Engine(game).intro() == second.intro()
+
+
 def test_all_admissible_commands_of_a_state():
     game = engine()
     game.act("go to drawer 1")
