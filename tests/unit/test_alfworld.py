@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttuning import protocols
-from agenttuning.environments import alfworld, held_in
+from agenttuning.environments import alfworld, held_in, reserved
 from agenttuning.environments.alfworld import tables
 from agenttuning.environments.alfworld.engine import Engine
 from agenttuning.environments.alfworld.game import read_game
@@ -189,6 +190,17 @@ def goal(item: dict) -> tuple[str, ...]:
     problem = item["game"]["pddl_problem"]
     text = problem[problem.index("(:goal") :]
     return tuple(sorted({word.strip("()") for word in text.split() if word.strip("()").endswith("Type")}))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_room_belongs_to_one_split(split):
+    for item in alfworld.items(split, 20, 2):
+        init = item["game"]["pddl_problem"].split("(:init")[1]
+        kinds = dict(re.findall(r"\((?:receptacleType|objectType) (\w+) (\w+)Type\)", init))
+        homes = re.findall(r"\(inReceptacle (\w+) (\w+)\)", init)
+        places = re.findall(r"\(receptacleType (\w+)", init)
+        things = [[kinds[thing], places.index(home)] for thing, home in homes]
+        assert reserved("alfworld", [kinds[place] for place in places], things) == (split == "test")
 
 
 def test_the_face_of_the_package():
