@@ -25,6 +25,7 @@ from agenttuning.episodes.runner import play
 from agenttuning.policies.expert import expert
 from agenttuning.protocols import alfworld as texts
 from agenttuning.protocols.messages import own
+from helpers.alfworld_game import ANSWERS, content
 
 if missing("textworld"):
     pytest.skip(f"not installed: {missing('textworld')[0].command}", allow_module_level=True)
@@ -111,6 +112,16 @@ def test_random_walks_on_tangled_games_are_the_same():
     for number, item in enumerate(alfworld.items("train", WALKS, 2)):
         _walk(_tangled(item), f"tangled {number}")
     _report("tangled")
+
+
+def test_the_game_written_by_hand_is_answered_the_same():
+    reference = TextWorld({"id": "hand", "kind": "pick_heat_then_place", "game": content()})
+    reference.reset()
+    for command, answer in ANSWERS:
+        step = reference.step(command)
+        assert (step.observation, step.valid) == (answer or "Nothing happens.", answer is not None), command
+    assert step.done
+    reference.close()
 
 
 @pytest.mark.slow
