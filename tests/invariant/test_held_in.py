@@ -75,7 +75,9 @@ def test_the_oracle_wins_every_practice_item_within_the_turns(task, split, rooms
 def test_a_mute_model_and_one_without_the_format_score_nothing(task, reply, rooms) -> None:
     records = played(rooms, task, lambda turns: [reply] * len(turns), held_in(task).items("test", N, 0))
     assert mean(records) == 0.0
-    assert all(step["action"] is None or not step["valid"] for record in records for step in record["steps"])
+    # ALFWorld's harness maps any text to the nearest command; everywhere else it is no action
+    refused = [step["action"] is None or not step["valid"] for record in records for step in record["steps"]]
+    assert all(refused) or (task == "alfworld" and reply)
 
 
 @tasks
