@@ -1,0 +1,172 @@
+"""The verb that plays the six tasks: what a score is called, what is gone on with, and who answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from agenttuning import cli, doctor, held_in, recipe
+from agenttuning.environments import HELD_IN, Backend, Missing, Room
+from agenttuning.environments import held_in as package
+from agenttuning.episodes.store import read
+from agenttuning.errors import UserError
+from agenttuning.held_in import Stage, choose_backend, evaluate_held_in
+from agenttuning.players import player
+from agenttuning.policies.expert import expert
+from agenttuning.policies.serve import serve
+from agenttuning.recipe.schema import REPOSITORY
+from agenttuning.scoring import scores
+from helpers.tiny_llama import save_tiny_llama
+
+TINY = REPOSITORY / "recipes/agentlm-tiny/sft.yaml"
+EMBEDDED = ["kg", "webshop", "mind2web"]  # need nothing of the system
+
+
+@pytest.fixture
+def run(tmp_path):
+    return recipe.load(TINY, (), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("model") / "random")
+
+
+def judge(run, policy=expert, **settings) -> dict:
+    made = {"label": "oracle", "model": "oracle@1", "protocol": "practice", "tasks": EMBEDDED, "most": 3}
+    return evaluate_held_in(run, lambda rules: policy, **{**made, **settings})
+
+
+def test_practice_items_are_scored_under_a_name_of_their_own(run, capsys) -> None:
+    found = judge(run)
+    assert list(found["tasks"]) == ["practice-kg.embedded", "practice-webshop.synthetic", "practice-mind2web.embedded"]
+    for entry in found["tasks"].values():
+        assert entry["score"] == 100 and entry["n"] == entry["asked"] == 3
+        assert entry["not_comparable"] == "practice items of our own"
+        assert entry["prompts"]["source"] == "ours" and len(entry["prompts"]["digests"]) == 1
+    assert found["groups"]["held_in"]["score"] is None
+    folder = run.run_dir / "eval/oracle/held-in/practice"
+    assert scores.read(folder / scores.FILE) == json.loads(json.dumps(found))
+    assert len(read(folder / "practice-kg.embedded/episodes.jsonl")) == 3
+    said = capsys.readouterr().out
+    assert "no score of WebShop: practice items" in said and "not WebShop: practice items" in said
+
+
+def test_what_was_played_is_not_played_again_and_tasks_add_up(run) -> None:
+    judge(run, tasks=["kg"])
+    found = judge(run, policy=lambda turns: 1 / 0, tasks=["kg"])
+    assert found["tasks"]["practice-kg.embedded"]["score"] == 100
+    assert set(judge(run, tasks=["webshop"])["tasks"]) == {"practice-kg.embedded", "practice-webshop.synthetic"}
+    other = judge(run, tasks=["webshop"], model="oracle@2")
+    assert set(other["tasks"]) == {"practice-webshop.synthetic"}, "scores of another model are not mixed in"
+
+
+def test_changed_items_put_earlier_episodes_aside(run) -> None:
+    judge(run, tasks=["kg"])
+    judge(run, tasks=["kg"], most=2)
+    folder = run.run_dir / "eval/oracle/held-in/practice/practice-kg.embedded"
+    assert len(read(folder / "episodes.jsonl")) == 2 and len(read(folder / "episodes.before-1.jsonl")) == 3
+
+
+def stage(**changes) -> Stage:
+    backend = Backend("real", "the real thing", comparable=True)
+    known = {"task": "db", "module": package("db"), "room": Room("db", backend, dict), "where": {}, "wanted": 2,
+             "items": [{"id": "dbbench-standard_0"}, {"id": "dbbench-standard_1"}], "practice": False,
+             "prompts": None}  # fmt: skip
+    return Stage(**{**known, **changes})
+
+
+def test_only_the_whole_benchmark_on_a_real_backend_bears_its_name() -> None:
+    assert stage().name == "db" and stage().why_not is None
+    substitute = Room("db", Backend("sqlite", "a substitute", comparable=False), dict)
+    assert stage(room=substitute).name == "dbbench-standard.sqlite" and "a substitute" in stage(room=substitute).why_not
+    part = stage(wanted=300)
+    assert part.name == "dbbench-standard.real" and part.why_not == "2 items, and the benchmark has 300"
+    assert stage(practice=True).name == "practice-db.real" and "practice" in stage(practice=True).why_not
+
+
+def test_the_mean_is_over_all_six_or_none() -> None:
+    entry = {"group": "held_in", "score": 50.0, "interval": [40.0, 60.0], "void": None}
+    six = dict.fromkeys(HELD_IN, entry)
+    assert held_in._held_in_mean(six)["score"] == 50
+    assert held_in._held_in_mean({**six, "practice-db.sqlite": {**entry, "score": 100.0}})["score"] == 50
+    assert held_in._held_in_mean(dict.fromkeys(HELD_IN[1:], entry))["score"] is None
+    assert held_in._held_in_mean({**six, "os": {**entry, "void": "lost"}})["score"] is None
+
+
+def test_a_backend_is_the_first_that_lacks_nothing_and_the_rest_is_said() -> None:
+    real, small = Backend("real", "r", comparable=True), Backend("small", "s", comparable=False)
+    lacks = {"real": [Missing("the program mariadbd", "make system-packages")], "small": []}
+    module = SimpleNamespace(NAME="db", BACKENDS=(real, small), missing=lambda name, **where: lacks[name])
+    assert choose_backend(module, "auto", {}) is small
+    lacks["small"] = [Missing("sqlglot", "pip install sqlglot")]
+    with pytest.raises(UserError, match="real needs the program mariadbd .*small needs sqlglot"):
+        choose_backend(module, "auto", {})
+    with pytest.raises(UserError, match="real needs the program mariadbd .`make system-packages`"):
+        choose_backend(module, "real", {})
+    lacks["real"] = []
+    assert choose_backend(module, "auto", {}) is real
+    with pytest.raises(UserError, match="no backend 'smal'"):
+        choose_backend(module, "smal", {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": ["kgg"]}, "no held-in task 'kgg'"),
+        ({"data": {"dbb": "x"}}, "no held-in task 'dbb'"),
+        ({"protocol": "paper-txt"}, "no protocol 'paper-txt'"),
+        ({"most": 0}, "at least 1"),
+        ({"tasks": ["kg"], "data": {"kg": "nowhere.json"}}, "nowhere.json"),
+        ({"tasks": ["kg"], "backends": {"kg": "witnes"}}, "no backend 'witnes'"),
+    ],
+)
+def test_what_cannot_be_played_is_said_before_a_model_is_loaded(run, settings, message) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate_held_in(run, lambda rules: 1 / 0, label="x", model="x", **{"protocol": "practice", **settings})
+
+
+def test_the_same_model_in_process_and_behind_a_server(run, model) -> None:
+    """The whole way of the verb, both ways: a random tiny Llama scores the same, episode by episode."""
+    found = {}
+    make, label, name = player(run, str(model), None, None, None, 64)
+    assert label == "random" and name.startswith("random@")
+    judge(run, policy=(inside := make(held_in.load_protocol("practice"))), label=label, model="m")
+    with serve(inside, "tiny-llama") as url:
+        make, other, name = player(run, None, url, "tiny-llama", None, 8)
+        assert (other, name) == ("served-tiny-llama", "tiny-llama")
+        judge(run, policy=make(held_in.load_protocol("practice")), label=other, model="m")
+    for side in (label, other):
+        folder = run.run_dir / "eval" / side / "held-in/practice"
+        found[side] = sorted(line for file in folder.glob("*/episodes.jsonl") for line in file.read_text().splitlines())
+    assert found[label] == found[other] and len(found[label]) == 9
+
+
+def test_the_command_line_plays_a_model_folder(run, model, capsys) -> None:
+    words = ["eval-held-in", str(TINY), "--model", str(model), "--protocol", "practice", "--task", "kg", "--items", "2"]
+    assert cli.main([*words, "--run-dir", str(run.run_dir)]) == 0
+    assert "practice-kg.embedded" in capsys.readouterr().out
+    assert cli.main([*words, "--run-dir", str(run.run_dir), "--served-model", "x"]) == 2
+    assert "go with --server" in capsys.readouterr().err
+    assert cli.main([*words, "--run-dir", str(run.run_dir), "--env", "kg=1"]) == 2
+    assert "TASK.OPTION=VALUE" in capsys.readouterr().err
+
+
+def test_a_server_needs_the_name_of_its_model(run) -> None:
+    for model, served in ((None, None), ("folder", "name")):
+        with pytest.raises(UserError, match="give --served-model NAME and no --model"):
+            player(run, model, "http://127.0.0.1:1/v1", served, None, 1)
+
+
+def test_the_doctor_names_every_backend_and_what_it_lacks(monkeypatch, capsys) -> None:
+    rows = doctor.doctor()
+    assert [row["task"] for row in rows] == [task for task in HELD_IN for _ in package(task).BACKENDS]
+    for task in HELD_IN:
+        assert sum(row["chosen"] for row in rows if row["task"] == task) <= 1
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    doctor.doctor()
+    said = capsys.readouterr().out
+    assert "missing: " in said and "make system-packages" in said and "--data TASK=PATH" in said
