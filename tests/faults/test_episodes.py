@@ -155,19 +155,17 @@ def test_a_wrong_key_ends_the_run_at_once() -> None:
         assert len(server.asked) <= 8
 
 
-def broken_items(tmp_path: Path, how: str, at: object, once: bool) -> list[dict]:
-    items = toy_task.items("test", 3, 0)
-    more = {"how": how, "at": at, "pid": str(tmp_path / "pid")}
-    items[1] |= {**more, "once": str(tmp_path / "broken")} if once else more
-    return items
+def broken_once(tmp_path: Path, how: str, at: object) -> list[dict]:
+    good, bad = toy_task.items("test", 2, 1)
+    return [good, {**bad, "how": how, "at": at, "pid": str(tmp_path / "pid"), "once": str(tmp_path / "broken")}]
 
 
 @pytest.mark.parametrize(
     ("how", "at"), [("exit", 1), ("segfault", "make"), ("kill", "reset"), ("hang", 2), ("raise", 1), ("leave", 1)]
 )
 def test_an_environment_that_breaks_once_is_played_again(tmp_path, how, at, caplog) -> None:
-    items = broken_items(tmp_path, how, at, once=True)
-    whole = run(expert, toy_task.items("test", 3, 0))
+    items = broken_once(tmp_path, how, at)
+    whole = run(expert, toy_task.items("test", 2, 1))
     counts, begun = Counter(), time.monotonic()
     assert run(expert, items, "process", slots=3, env_timeout_s=3.0, counts=counts) == whole
     assert time.monotonic() - begun < 25
@@ -177,30 +175,32 @@ def test_an_environment_that_breaks_once_is_played_again(tmp_path, how, at, capl
         assert not _alive(int((tmp_path / "pid").read_text()))
 
 
-def test_an_environment_that_always_breaks_is_no_wrong_answer(tmp_path) -> None:
-    whole = run(expert, toy_task.items("test", 3, 0))
+def test_an_environment_that_always_breaks_is_no_wrong_answer() -> None:
     wanted = {
         ("kill", 1): "ended by signal 9 in step()",
         ("exit", "make"): "ended with exit code 3 in making it",
-        ("hang", 1): "did not answer step() for 1.5 s",
+        ("hang", 1): "did not answer step() for 3 s",
         ("raise", 1): "OSError: the world broke",
     }
-    for (how, at), text in wanted.items():
-        counts = Counter()
-        items = broken_items(tmp_path, how, at, once=False)
-        records = run(expert, items, "process", slots=3, env_timeout_s=1.5, counts=counts, retries=1)
-        assert [records[0], records[2]] == [whole[0], whole[2]]
-        assert (records[1]["status"], records[1]["reward"]) == (status.ENVIRONMENT_ERROR, None)
-        assert text in records[1]["error"]
-        assert counts == {"played again": 1}
-        score = score_task(records, replace(toy_task.PROTOCOL, void_above=0.5))
-        assert (score["n"], score["lost"], score["score"]) == (2, 1, 100.0)
+    items = toy_task.items("test", 6, 1)
+    whole = run(expert, items)
+    for item, (how, at) in zip(items[1:5], wanted, strict=True):
+        item |= {"how": how, "at": at}
+    counts = Counter()
+    records = run(expert, items, "process", slots=3, env_timeout_s=3.0, counts=counts, retries=1)
+    assert [records[0], records[5]] == [whole[0], whole[5]]
+    for record, text in zip(records[1:5], wanted.values(), strict=True):
+        assert (record["status"], record["reward"]) == (status.ENVIRONMENT_ERROR, None)
+        assert text in record["error"]
+    assert counts == {"played again": 4}
+    score = score_task(records, replace(toy_task.PROTOCOL, void_above=0.9))
+    assert (score["n"], score["lost"], score["score"]) == (2, 4, 100.0)
 
 
 def test_a_thread_that_hangs_is_left_behind(tmp_path) -> None:
-    items = broken_items(tmp_path, "hang", 1, once=True)
+    items = broken_once(tmp_path, "hang", 1)
     begun = time.monotonic()
-    assert run(expert, items, "thread", env_timeout_s=0.3) == run(expert, toy_task.items("test", 3, 0))
+    assert run(expert, items, "thread", env_timeout_s=0.3) == run(expert, toy_task.items("test", 2, 1))
     assert time.monotonic() - begun < 10
 
 
