@@ -424,15 +424,33 @@ def test_a_policy_is_entered_and_left() -> None:
     assert Opened.states == ["open", "closed"]
 
 
-def test_a_user_error_of_an_environment_ends_the_run(tmp_path) -> None:
-    class NoServer(toy_task.Environment):
-        def reset(self) -> str:
-            raise UserError("there is no server at DSN")
+class NoServer(toy_task.Environment):
+    """Cannot be made without something that the user has to supply."""
 
-    for isolation in ("inline", "thread"):
+    def __init__(self, item: dict) -> None:
+        raise UserError("there is no server at DSN")
+
+
+def test_a_user_error_of_an_environment_ends_the_run(tmp_path, caplog) -> None:
+    for isolation in ("inline", "thread", "process"):
         with EpisodeStore(tmp_path / isolation) as store, pytest.raises(UserError, match="DSN"):
             played_in(isolation, expert, many(3), make=NoServer, store=store)
         assert {record["status"] for record in _read(tmp_path / isolation)} == {status.CANCELLED}
+    assert "close" not in caplog.text
+
+
+def test_more_than_a_hundred_episodes_wait_at_once() -> None:
+    class Slow(Waits):
+        async def ask(self, turn: Turn) -> str:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.2 if turn.number == 0 else 0)
+            self.now -= 1
+            return "Action: add 9"
+
+    policy = Slow()
+    run(policy, many(200))
+    assert policy.most == 160
 
 
 def test_it_can_be_called_within_an_event_loop() -> None:
