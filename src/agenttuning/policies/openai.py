@@ -50,8 +50,9 @@ class OpenAIPolicy:
     """Replies of `model` at `base_url` (with its /v1, as the client of OpenAI has it); asked with `ask`, turn by turn.
 
     `max_new_tokens`, `temperature` and `truncate_prompt_tokens` are the protocol's Decoding; the last is sent only
-    where it is set, as vLLM's extra field of that name, which keeps the end of the prompt: other servers ignore or
-    refuse it. A `seed` is drawn for each (seed, item, turn). `slots` questions are asked at a time. `key_variable`
+    where it is set, as vLLM's extra fields (truncate_prompt_tokens, and truncation_side: left, so that the end of the
+    prompt is kept): other servers ignore or refuse them. A `seed` is drawn for each (seed, item, turn). `slots`
+    questions are asked at a time. `key_variable`
     names the environment variable that holds the API key; the key itself stands in no log, record or exception.
 
     Proxies and certificates of the environment variables are honoured as httpx does (HTTPS_PROXY, SSL_CERT_FILE),
@@ -159,7 +160,8 @@ class OpenAIPolicy:
             "stream": False,
         }
         if self.truncate_prompt_tokens is not None:
-            asked["truncate_prompt_tokens"] = self.truncate_prompt_tokens
+            # newer vLLM: without a side it is the tokenizer's own, for Llama the one that cuts the newest messages off
+            asked |= {"truncate_prompt_tokens": self.truncate_prompt_tokens, "truncation_side": "left"}
         return asked
 
     async def _ask(self, body: bytes) -> str | ContextLimit:
