@@ -52,8 +52,8 @@ class OpenAIPolicy:
     `max_new_tokens`, `temperature` and `truncate_prompt_tokens` are the protocol's Decoding; the last is sent only
     where it is set, as vLLM's extra fields (truncate_prompt_tokens, and truncation_side: left, so that the end of the
     prompt is kept): other servers ignore or refuse them. A `seed` is drawn for each (seed, item, turn). `slots`
-    questions are asked at a time. `key_variable`
-    names the environment variable that holds the API key; the key itself stands in no log, record or exception.
+    questions are asked at a time. `key_variable` names the environment variable that holds the API key; the key itself
+    stands in no log, record or exception.
 
     Proxies and certificates of the environment variables are honoured as httpx does (HTTPS_PROXY, SSL_CERT_FILE),
     except that a server on this machine is never asked through a proxy. Redirects are not followed.
