@@ -121,10 +121,13 @@ def test_an_answer_of_ten_megabytes_is_not_held() -> None:
     assert server.sent < 9_000_000 and peak < 60_000_000
 
 
-def test_no_server_at_all() -> None:
+def test_no_server_at_all(caplog) -> None:
     with FaultyServer() as server:
         url = server.url
-    records = run(client(url, retries=1), retries=0)
+    policy = client(url, retries=1)
+    records = run(policy, retries=0)
+    assert policy.counts["asked_again"] == 24
+    assert caplog.text.count("attempt 1 of 2") == 1  # not once for each
     assert {record["status"] for record in records} == {status.AGENT_ERROR}
     assert "gave no usable answer in 2 attempts" in records[0]["error"]
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 
 from agenttuning.environments import EMBEDDED, Room, room
-from agenttuning.episodes import status
+from agenttuning.episodes import episode, status
 from agenttuning.episodes import store as store_module
 from agenttuning.episodes.runner import play
 from agenttuning.episodes.store import EpisodeStore
@@ -24,7 +24,8 @@ from agenttuning.policies import ContextLimit, GaveUp, Turn
 from agenttuning.policies.expert import expert
 from agenttuning.policies.replay import replay
 from agenttuning.policies.teacher import teacher
-from agenttuning.protocols.messages import own
+from agenttuning.protocols import react
+from agenttuning.protocols.messages import Format, Reading, own
 from agenttuning.scoring.scores import score_task
 from helpers import toy_task
 
@@ -358,6 +359,18 @@ def test_processes_play_as_inline() -> None:
     items = many(4)
     for policy in (Waits(), teacher(slip=0.4, give_up=0.1, seed=3)):
         assert played_in("process", policy, items, slots=2, make=toy_task.Environment) == run(policy, items)
+
+
+@pytest.mark.parametrize("isolation", ["inline", "thread", "process"])
+def test_a_format_may_ask_what_is_admissible(isolation, monkeypatch) -> None:
+    nearest = Format(lambda reply, chars, admissible: Reading("", admissible()[len(reply) % 3]), react.write)
+    monkeypatch.setattr(episode, "format_of", lambda name: nearest)
+    policy = says("two", "four", "two2", "12345")
+    records = played_in(isolation, policy, many(3), make=toy_task.Environment)
+    assert [step["action"] for step in records[2]["steps"]] == ["add 0", "add 1", "add 1", "add 2"][
+        : records[2]["turns"]
+    ]
+    assert len(records[2]["steps"]) == 4
 
 
 def test_an_unknown_isolation_is_refused() -> None:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from agenttuning.policies.answers import Again, overflow_of, read_completion, re
 
 log = logging.getLogger(__name__)
 ENDS_THE_RUN = {401: "the key is missing or wrong", 403: "the key may not use it", 404: "no such path or model"}
+TELL_S = 5.0  # seconds between two warnings
 AGAIN = (408, 425, 429)
 
 
@@ -84,7 +86,7 @@ class OpenAIPolicy:
         self.counts: Counter[str] = Counter()
         self._clients: list[httpx.AsyncClient] | None = None
         self._free: list[httpx.AsyncClient] = []
-        self._context = None
+        self._context, self._told = None, -TELL_S
 
     def __repr__(self) -> str:
         return f"OpenAIPolicy({self.base_url!r}, {self.model!r})"
@@ -144,7 +146,7 @@ class OpenAIPolicy:
                     wait = min(patience.longest, error.after)
             if attempt < patience.retries:
                 self.counts["asked_again"] += 1
-                log.warning("%s, attempt %d of %d: %s", self.base_url, attempt + 1, patience.retries + 1, reason)
+                self._tell(f"attempt {attempt + 1} of {patience.retries + 1}: {reason}")
                 await asyncio.sleep(wait)
         raise GaveUp(f"{self.base_url} gave no usable answer in {patience.retries + 1} attempts; the last: {reason}")
 
@@ -195,6 +197,14 @@ class OpenAIPolicy:
                 f"({ENDS_THE_RUN[code]}); check the URL (it ends in /v1 for most servers), the model's name and the key"
             )
         raise GaveUp(f"{self.base_url} answered {code}: {text}")
+
+    def _tell(self, text: str) -> None:
+        # where a server is down every live episode meets it: one line now and then is enough, all are counted
+        now = time.monotonic()
+        level = logging.WARNING if now - self._told >= TELL_S else logging.DEBUG
+        if level == logging.WARNING:
+            self._told = now
+        log.log(level, "%s, %s", self.base_url, text)
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
