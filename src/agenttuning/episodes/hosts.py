@@ -84,7 +84,6 @@ class Threaded:
         # not asyncio.wait_for: a TimeoutError that the environment raises must stay its own
         done, _ = await asyncio.wait([future], timeout=seconds)
         if not done:
-            future.cancel()  # what comes after the run has no event loop to come to
             self._abandon()
             raise WorldError(f"the environment did not answer for {seconds:g} s; its thread is left behind")
         return future.result()
