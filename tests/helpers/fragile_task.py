@@ -1,5 +1,5 @@
-"""The toy task in an environment that breaks as its item says: `how` (exit, segfault, kill, hang, tell, raise, leave),
-and `at` (make, reset, or the number of a step); with `once` (a path) only the first time.
+"""The toy task in an environment that breaks as its item says: `how` (exit, segfault, kill, hang, nap, tell, raise,
+leave) and `at` (make, reset, or the number of a step); with `once` (a path) only the first time.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Environment(toy_task.Environment):
             ctypes.string_at(0)
         elif how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif how == "hang":
-            time.sleep(60)
+        elif how in ("hang", "nap"):
+            time.sleep(60 if how == "hang" else 3)
         elif how == "leave":  # a helper of the environment that outlives it, unless it is ended with it
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             Path(self.item["pid"]).write_text(str(child.pid))

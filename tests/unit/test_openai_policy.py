@@ -52,7 +52,7 @@ def test_what_is_sent() -> None:
     }
     assert 0 <= seed < 2**31
     more = policy(truncate_prompt_tokens=3968, temperature=0.7, system_prompt="Be brief.", seed=1).payload(turn())
-    assert (more["truncate_prompt_tokens"], more["temperature"]) == (3968, 0.7)
+    assert (more["truncate_prompt_tokens"], more["truncation_side"], more["temperature"]) == (3968, "left", 0.7)
     assert more["messages"][0] == {"role": "system", "content": "Be brief."}
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 
 from agenttuning.environments import EMBEDDED, Room, room
-from agenttuning.episodes import status
+from agenttuning.episodes import episode, status
 from agenttuning.episodes import store as store_module
 from agenttuning.episodes.runner import play
 from agenttuning.episodes.store import EpisodeStore
@@ -24,7 +24,8 @@ from agenttuning.policies import ContextLimit, GaveUp, Turn
 from agenttuning.policies.expert import expert
 from agenttuning.policies.replay import replay
 from agenttuning.policies.teacher import teacher
-from agenttuning.protocols.messages import own
+from agenttuning.protocols import react
+from agenttuning.protocols.messages import Format, Reading, own
 from agenttuning.scoring.scores import score_task
 from helpers import toy_task
 
@@ -360,6 +361,18 @@ def test_processes_play_as_inline() -> None:
         assert played_in("process", policy, items, slots=2, make=toy_task.Environment) == run(policy, items)
 
 
+@pytest.mark.parametrize("isolation", ["inline", "thread", "process"])
+def test_a_format_may_ask_what_is_admissible(isolation, monkeypatch) -> None:
+    nearest = Format(lambda reply, chars, admissible: Reading("", admissible()[len(reply) % 3]), react.write)
+    monkeypatch.setattr(episode, "format_of", lambda name: nearest)
+    policy = says("two", "four", "two2", "12345")
+    records = played_in(isolation, policy, many(3), make=toy_task.Environment)
+    assert [step["action"] for step in records[2]["steps"]] == ["add 0", "add 1", "add 1", "add 2"][
+        : records[2]["turns"]
+    ]
+    assert len(records[2]["steps"]) == 4
+
+
 def test_an_unknown_isolation_is_refused() -> None:
     with pytest.raises(ValueError, match="isolation 'docker'"):
         played_in("docker", expert, many(1))
@@ -424,15 +437,33 @@ def test_a_policy_is_entered_and_left() -> None:
     assert Opened.states == ["open", "closed"]
 
 
-def test_a_user_error_of_an_environment_ends_the_run(tmp_path) -> None:
-    class NoServer(toy_task.Environment):
-        def reset(self) -> str:
-            raise UserError("there is no server at DSN")
+class NoServer(toy_task.Environment):
+    """Cannot be made without something that the user has to supply."""
 
-    for isolation in ("inline", "thread"):
+    def __init__(self, item: dict) -> None:
+        raise UserError("there is no server at DSN")
+
+
+def test_a_user_error_of_an_environment_ends_the_run(tmp_path, caplog) -> None:
+    for isolation in ("inline", "thread", "process"):
         with EpisodeStore(tmp_path / isolation) as store, pytest.raises(UserError, match="DSN"):
             played_in(isolation, expert, many(3), make=NoServer, store=store)
         assert {record["status"] for record in _read(tmp_path / isolation)} == {status.CANCELLED}
+    assert "close" not in caplog.text
+
+
+def test_more_than_a_hundred_episodes_wait_at_once() -> None:
+    class Slow(Waits):
+        async def ask(self, turn: Turn) -> str:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.2 if turn.number == 0 else 0)
+            self.now -= 1
+            return "Action: add 9"
+
+    policy = Slow()
+    run(policy, many(200))
+    assert policy.most == 160
 
 
 def test_it_can_be_called_within_an_event_loop() -> None:

@@ -52,6 +52,7 @@ def test_answers_and_refusals() -> None:
         for name, value in (("max_tokens", 17), ("temperature", 0.7), ("truncate_prompt_tokens", 9)):
             refused = post(url, {**BODY, name: value})
             assert refused.status_code == 400 and "would not honour" in refused.text
+        assert post(url, {**BODY, "truncation_side": "right"}).status_code == 400
         broken = post(url, {**BODY, "messages": [{"role": "user", "content": "poison"}]})
         assert broken.status_code == 500 and "cannot be encoded" in broken.text
         for length in ("99999999999", "-1", "²", "x"):

@@ -79,8 +79,6 @@ class Threaded:
         return self._env
 
     async def _wait(self, job: Callable[[], Any], seconds: float) -> Any:
-        if self._lane.closed:
-            raise WorldError("the environment was left: a call of it did not come back")
         future = asyncio.wrap_future(self._lane.submit(job))
         future.add_done_callback(_heard)
         # not asyncio.wait_for: a TimeoutError that the environment raises must stay its own
@@ -146,8 +144,6 @@ class Processed(Threaded):
         self._remote.close()
 
     async def _wait(self, job: Callable[[], Any], seconds: float) -> Any:
-        if self._lane.closed:
-            raise WorldError("the environment was left: its process has ended")
         # Remote ends a process that does not answer in time, so that the thread always comes back
         future = asyncio.wrap_future(self._lane.submit(job))
         future.add_done_callback(_heard)
@@ -198,6 +194,8 @@ class _Lane:
         self._name, self.begun, self.closed, self.busy = name, False, False, False
 
     def submit(self, job: Callable[[], Any]) -> Future:
+        if self.closed:
+            raise WorldError("the environment was given up; it cannot be called")
         future: Future = Future()
         self._jobs.put((future, job))
         if not self.begun:

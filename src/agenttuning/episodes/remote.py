@@ -54,8 +54,12 @@ class Remote:
             process.start()
             theirs.close()
             self._process = process
-        self._answer("starting", START_S)
-        self._answer("making it", self._timeout_s)
+        try:
+            self._answer("starting", START_S)
+            self._answer("making it", self._timeout_s)
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def reset(self) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from agenttuning.policies.answers import Again, overflow_of, read_completion, re
 
 log = logging.getLogger(__name__)
 ENDS_THE_RUN = {401: "the key is missing or wrong", 403: "the key may not use it", 404: "no such path or model"}
+TELL_S = 5.0  # seconds between two warnings
 AGAIN = (408, 425, 429)
 
 
@@ -50,9 +52,10 @@ class OpenAIPolicy:
     """Replies of `model` at `base_url` (with its /v1, as the client of OpenAI has it); asked with `ask`, turn by turn.
 
     `max_new_tokens`, `temperature` and `truncate_prompt_tokens` are the protocol's Decoding; the last is sent only
-    where it is set, as vLLM's extra field of that name, which keeps the end of the prompt: other servers ignore or
-    refuse it. A `seed` is drawn for each (seed, item, turn). `slots` questions are asked at a time. `key_variable`
-    names the environment variable that holds the API key; the key itself stands in no log, record or exception.
+    where it is set, as vLLM's extra fields (truncate_prompt_tokens, and truncation_side: left, so that the end of the
+    prompt is kept): other servers ignore or refuse them. A `seed` is drawn for each (seed, item, turn). `slots`
+    questions are asked at a time. `key_variable` names the environment variable that holds the API key; the key itself
+    stands in no log, record or exception.
 
     Proxies and certificates of the environment variables are honoured as httpx does (HTTPS_PROXY, SSL_CERT_FILE),
     except that a server on this machine is never asked through a proxy. Redirects are not followed.
@@ -83,7 +86,7 @@ class OpenAIPolicy:
         self.counts: Counter[str] = Counter()
         self._clients: list[httpx.AsyncClient] | None = None
         self._free: list[httpx.AsyncClient] = []
-        self._context = None
+        self._context, self._told = None, -TELL_S
 
     def __repr__(self) -> str:
         return f"OpenAIPolicy({self.base_url!r}, {self.model!r})"
@@ -143,7 +146,7 @@ class OpenAIPolicy:
                     wait = min(patience.longest, error.after)
             if attempt < patience.retries:
                 self.counts["asked_again"] += 1
-                log.warning("%s, attempt %d of %d: %s", self.base_url, attempt + 1, patience.retries + 1, reason)
+                self._tell(f"attempt {attempt + 1} of {patience.retries + 1}: {reason}")
                 await asyncio.sleep(wait)
         raise GaveUp(f"{self.base_url} gave no usable answer in {patience.retries + 1} attempts; the last: {reason}")
 
@@ -159,7 +162,8 @@ class OpenAIPolicy:
             "stream": False,
         }
         if self.truncate_prompt_tokens is not None:
-            asked["truncate_prompt_tokens"] = self.truncate_prompt_tokens
+            # newer vLLM: without a side it is the tokenizer's own, for Llama the one that cuts the newest messages off
+            asked |= {"truncate_prompt_tokens": self.truncate_prompt_tokens, "truncation_side": "left"}
         return asked
 
     async def _ask(self, body: bytes) -> str | ContextLimit:
@@ -193,6 +197,14 @@ class OpenAIPolicy:
                 f"({ENDS_THE_RUN[code]}); check the URL (it ends in /v1 for most servers), the model's name and the key"
             )
         raise GaveUp(f"{self.base_url} answered {code}: {text}")
+
+    def _tell(self, text: str) -> None:
+        # where a server is down every live episode meets it: one line now and then is enough, all are counted
+        now = time.monotonic()
+        level = logging.WARNING if now - self._told >= TELL_S else logging.DEBUG
+        if level == logging.WARNING:
+            self._told = now
+        log.log(level, "%s, %s", self.base_url, text)
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text

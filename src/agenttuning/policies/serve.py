@@ -127,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._reply(asked, messages)
 
     def _differs(self, asked: dict) -> str | None:
+        if asked.get("truncation_side", "left") != "left":
+            return "truncation_side is not left; this server's policies keep the end of a prompt"
         for name, own in SAME.items():
             mine = getattr(self.answerer.policy, own or name, None)
             if hasattr(self.answerer.policy, own or name) and name in asked and asked[name] != mine:
