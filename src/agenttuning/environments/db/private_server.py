@@ -38,6 +38,8 @@ SETTINGS = (
     "--innodb-log-file-size=32M",
     "--innodb-flush-log-at-trx-commit=0",  # the data die with the run
     "--innodb-doublewrite=0",
+    "--innodb-flush-method=nosync",
+    "--debug-no-sync",
 )
 
 
@@ -83,7 +85,7 @@ def running() -> Iterator[dict]:
         keeper = _start(folder, user)
         try:
             _wait(socket, keeper, folder)
-            yield {"unix_socket": str(socket), "user": "root"}
+            yield {"unix_socket": str(socket), "user": "root", "ssl_disabled": True}
         finally:
             keeper.stdin.close()
             try:
@@ -119,7 +121,7 @@ def _wait(socket: Path, keeper: subprocess.Popen, folder: Path) -> None:
     end = time.monotonic() + START_S
     while True:
         try:
-            pymysql.connect(unix_socket=str(socket), user="root").close()
+            pymysql.connect(unix_socket=str(socket), user="root", ssl_disabled=True).close()
             return
         except pymysql.err.OperationalError as error:
             if keeper.poll() is not None or time.monotonic() > end:
