@@ -7,6 +7,7 @@ a number for a decimal with so many digits after the point, or None where it is 
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -418,7 +419,7 @@ def _round(self: Translator, node: exp.Round) -> Typed:
     digits = int(places.name) if isinstance(places, exp.Literal) and places.name.isdigit() else 0
     if kind != "int":
         kind = min(digits, kind) if isinstance(kind, int) else kind
-    return _call("round_dec", made, *([self.visit(places)[0]] if places else [])), kind or ("int" if kind == 0 else kind)
+    return _call("round_dec", made, *([self.visit(places)[0]] if places else [])), kind
 
 
 def _whole(name: str) -> Callable[[Translator, exp.Expression], Typed]:
@@ -616,6 +617,7 @@ _HANDLERS: dict[type, Callable[[Translator, exp.Expression], Typed]] = {
     exp.NumberToStr: _function("format", "text", "this", "format"), exp.MD5: _function("md5", "text", "this"),
     exp.Length: _length, exp.StrPosition: _locate, exp.Pad: _pad,
     exp.Year: _date("year"), exp.Month: _date("month"), exp.Day: _date("day"), exp.DayOfMonth: _date("day"),
+    exp.CurrentDate: lambda self, node: (exp.Literal.string(datetime.date.today().isoformat()), "text"),
     exp.CurrentSchema: lambda self, node: (exp.Literal.string(self.table), "text"),
     exp.Anonymous: _anonymous, **{window: _keep("int") for window in (exp.RowNumber, exp.Rank, exp.DenseRank)},
     exp.Window: _same,

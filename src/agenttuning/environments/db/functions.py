@@ -19,9 +19,12 @@ TEXT_CHARS = 20_000  # of one value
 PATTERN_CHARS = 200
 SUBJECT_CHARS = 500
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
-# Blanks, then signs, in the order in which MySQL's collation has them, all before digits and letters.
-_SIGNS = "\t\n\x0b\x0c\r _-‐‑‒–—―,;:!¡?¿.…·'‘’‚‹›\"“”„«»()[]{}§¶@*/\\&#%‰†‡•`´^¯¨°©®+±÷×<=>|¦~¬¤¢$£¥€"
-_ORDER = {ord(sign): chr(place + 1) for place, sign in enumerate(_SIGNS)}
+# Blanks, then signs, in the order in which MySQL's collation has them, all before digits and letters. They take the
+# places up to "O" and digits those from "P": after folding there are no capitals.
+_SIGNS = "\t\n\r _-‐‑‒–—―,;:!¡?¿.…·'‘’‚\"“”„«»()[]{}§¶@*/\\&#%†‡•`´^¯¨°©®+±÷×<=>|~¬¢$£¥€"
+_ORDER = {ord(sign): chr(place) for place, sign in enumerate(_SIGNS, 1)}
+_ORDER |= {ord("0") + digit: chr(ord("P") + digit) for digit in range(10)}
+_ORDER |= str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th"})
 
 
 class Exhausted(RuntimeError):
@@ -97,6 +100,8 @@ def is_in(value: Any, *others: Any) -> int | None:
 
 def between(value: Any, low: Any, high: Any) -> int | None:
     """BETWEEN."""
+    if any(isinstance(part, int | float) for part in (value, low, high)):  # then all three are numbers
+        value, low, high = number(value), number(low), number(high)
     above, below = compare(value, low), compare(value, high)
     if (above is not None and above < 0) or (below is not None and below > 0):
         return 0

@@ -36,7 +36,10 @@ CONNECT_S = 30
 STATEMENT_CHARS = 1_000_000  # below what any server takes in one packet, 4 bytes a character
 READ_ROWS = 20_000  # of a result, further ones are not waited for
 INSERT_ROWS = 500
-RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES"
+# EXECUTE: there is nothing to execute, but without it an unknown function is "denied", where MySQL says "does not exist".
+RIGHTS = (
+    "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES, EXECUTE"
+)
 BOOK = "agenttuning_episodes"  # a database that lists what we made, for the run after one that was killed
 SYSTEM = {"mysql", "sys", "information_schema", "performance_schema", BOOK}
 # Errors of the server that say nothing about the statement: disk, memory, too many connections, shutdown, damaged files.

@@ -15,7 +15,7 @@ from typing import Any
 from sqlglot import exp
 
 from agenttuning.environments.db import functions
-from agenttuning.environments.db.dialect import Plan, SQLError, Translator, Type
+from agenttuning.environments.db.dialect import Plan, SQLError, Translator, Type, syntax_error
 from agenttuning.environments.db.episode import SHOWN_CHARS, Result, quoted
 from agenttuning.environments.db.scoring import table_hash
 
@@ -37,6 +37,8 @@ _BUILT_IN = {"count", "sum", "avg", "min", "max", "coalesce", "row_number", "ran
 _NAME = r"(?:(?:`(?:[^`]|``)+`|\w+)\.)?(`(?:[^`]|``)+`|\w+)"
 _DESCRIBE = re.compile(rf"\s*(?:DESC|DESCRIBE|EXPLAIN|SHOW\s+(?:FULL\s+)?(?:COLUMNS|FIELDS)\s+(?:FROM|IN))\s+{_NAME}\s*;?\s*", re.I)
 _SHOW = re.compile(r"\s*SHOW\s+(?:FULL\s+)?(TABLES|DATABASES|SCHEMAS|WARNINGS|ERRORS)\s*;?\s*", re.I)
+# A column's name in quotes is a text, which MySQL does not take in this place.
+_QUOTED_NAMES = re.compile(rf"\s*(?:INSERT|REPLACE)\s+(?:IGNORE\s+)?(?:INTO\s+)?{_NAME}\s*\([^)]*?(['\"].*)", re.I)
 _NOTHING = re.compile(r"\s*(?:COMMIT|ROLLBACK|BEGIN|START\s+TRANSACTION)\s*;?\s*", re.I)  # a session for each statement
 
 
@@ -99,6 +101,8 @@ class SQLiteTable:
                 "DATABASES": [(self.name,), ("information_schema",)],
                 "SCHEMAS": [(self.name,), ("information_schema",)],
             }.get(found[1].upper(), [])
+        if (found := _QUOTED_NAMES.match(statement)) and "values" not in statement[: found.start(2)].lower():
+            raise syntax_error(found[2])
         return [] if _NOTHING.fullmatch(statement) else None
 
     def _run(self, plan: Plan) -> str:
