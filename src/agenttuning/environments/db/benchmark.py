@@ -49,7 +49,8 @@ def _item(row: Any, name: str, where: str) -> dict:
     table = _get(row, "table", dict, where)
     info = _get(table, "table_info", dict, where)
     columns = [_get(column, "name", str, f"{where}: columns") for column in _get(info, "columns", list, where, each=dict)]
-    cells = [[_cell(cell, where) for cell in cells] for cells in _get(info, "rows", list, where, each=list)]
+    rows = _get(info, "rows", list, where)
+    cells = [[_cell(cell, where) for cell in row] if isinstance(row, list) else [] for row in rows]
     if not all(len(row) == len(columns) for row in cells):
         raise UserError(f"{where}: a row has not as many values as there are columns; the table would be another one")
     title = _get(table, "table_name", str, where)

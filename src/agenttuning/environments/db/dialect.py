@@ -8,6 +8,7 @@ a number for a decimal with so many digits after the point, or None where it is 
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,13 @@ Type = str | int | None
 Typed = tuple[exp.Expression, Type]
 DIVISION_DIGITS = 4  # MySQL's div_precision_increment
 DEPTH = 60  # brackets; the parser's work grows with them
+IN_AT_ONCE = 100  # SQLite's functions take 127 values
+# The parser lets some nonsense pass as a tree with parts of the wrong kind, on which anything may fail.
+_HALF_PARSED = (SqlglotError, ValueError, AttributeError, TypeError, KeyError, IndexError)
 WINDOWS = (exp.RowNumber, exp.Rank, exp.DenseRank, exp.Lag, exp.Lead, exp.FirstValue, exp.LastValue)
+
+# It warns of statements that it does not know; those are answered to the model, who wrote them.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 
 class _Backticks(SQLite):
@@ -66,7 +73,7 @@ def parse(statement: str) -> exp.Expression:
         details = getattr(error, "errors", None)
         near = (details[0].get("highlight") or "") + (details[0].get("end_context") or "") if details else statement
         raise syntax_error(near) from error
-    except (RecursionError, ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
+    except (RecursionError, *_HALF_PARSED) as error:
         raise syntax_error(statement) from error
     if not found:
         raise SQLError("1065 (42000): Query was empty")
@@ -89,6 +96,8 @@ class Translator:
             return self._translate(tree)
         except RecursionError as error:
             raise SQLError("1436 (HY000): Thread stack overrun") from error
+        except _HALF_PARSED as error:
+            raise syntax_error(statement) from error
 
     def _translate(self, tree: exp.Expression) -> Plan:
         self.named = {}
@@ -176,12 +185,7 @@ class Translator:
 
     def _stored(self, node: exp.Expression) -> exp.Expression:
         # All columns are TEXT: what is stored is the text of the value.
-        kind = self.type_of(node)
-        if kind in ("text", "null"):
-            return node
-        if isinstance(node, exp.Literal) and kind != "double":
-            return exp.Literal.string(_digits(node.this))
-        return _Stored(this=node, expression=exp.Literal.number(kind) if isinstance(kind, int) else exp.Null())
+        return node if isinstance(node, exp.Null) else _Stored(this=node)
 
     # --- expressions
 
@@ -217,8 +221,8 @@ class _RowIn(exp.In):
     """rowid IN (query)."""
 
 
-class _Stored(exp.Pow):
-    """A value on its way into a TEXT column; `expression` is its number of decimal digits, or NULL."""
+class _Stored(exp.Paren):
+    """A value on its way into a TEXT column."""
 
 
 def _call(name: str, *arguments: exp.Expression) -> exp.Expression:
@@ -306,7 +310,9 @@ def _is(self: Translator, node: exp.Is) -> Typed:
 def _in(self: Translator, node: exp.In) -> Typed:
     if node.args.get("query") or isinstance(node.this, exp.Tuple) or not node.expressions:
         return self.inside(node), "int"
-    return _call("in", *(self.visit(part)[0] for part in (node.this, *node.expressions))), "int"
+    value, *others = (self.visit(part)[0] for part in (node.this, *node.expressions))
+    found = [_call("in", value.copy(), *others[i : i + IN_AT_ONCE]) for i in range(0, len(others), IN_AT_ONCE)]
+    return exp.Paren(this=exp.or_(*found)) if len(found) > 1 else found[0], "int"
 
 
 def _like(self: Translator, node: exp.Like, *more: exp.Expression) -> Typed:
@@ -345,7 +351,15 @@ def _branches(branches: list[exp.If], results: list[Typed], other: Typed) -> Typ
 
 
 def _as_text(made: exp.Expression, kind: Type) -> exp.Expression:
-    return made if kind in ("text", "null") else _call("text", made)
+    if kind in ("text", "null"):
+        return made
+    if isinstance(made, exp.Literal) and kind != "double":
+        return exp.Literal.string(_digits(made.this))
+    return _call("stored", made, exp.Literal.number(kind)) if isinstance(kind, int) else _call("text", made)
+
+
+def _concat(name: str) -> Callable[[Translator, exp.Expression], Typed]:
+    return lambda self, node: (_call(name, *(_as_text(*self.visit(part)) for part in node.expressions)), "text")
 
 
 def _coalesce(self: Translator, node: exp.Coalesce) -> Typed:
@@ -558,8 +572,7 @@ def _group(self: Translator, node: exp.Group) -> Typed:
 
 
 def _stored(self: Translator, node: _Stored) -> Typed:
-    made, digits = self.visit(node.this)[0], node.expression
-    return _call("text", made) if isinstance(digits, exp.Null) else _call("stored", made, digits), "text"
+    return _as_text(*self.visit(node.this)), "text"
 
 
 def _keep(kind: Type) -> Callable[[Translator, exp.Expression], Typed]:
@@ -604,7 +617,7 @@ _HANDLERS: dict[type, Callable[[Translator, exp.Expression], Typed]] = {
     exp.Floor: _whole("floor"), exp.Ceil: _whole("ceil"), exp.Abs: _whole("abs"),
     exp.Sign: _function("sign", "int", "this"), exp.Pow: _function("pow", "double", "this", "expression"),
     exp.Sqrt: _function("sqrt", "double", "this"), exp.Greatest: _extreme("greatest"), exp.Least: _extreme("least"),
-    exp.Concat: _function("concat", "text", "expressions"), exp.ConcatWs: _function("concat_ws", "text", "expressions"),
+    exp.Concat: _concat("concat"), exp.ConcatWs: _concat("concat_ws"),
     exp.Substring: _function("substring", "text", "this", "start", "length"),
     exp.SubstringIndex: _function("substring_index", "text", "this", "delimiter", "count"),
     exp.Left: _function("left", "text", "this", "expression"), exp.Right: _function("right", "text", "this", "expression"),
