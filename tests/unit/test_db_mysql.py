@@ -104,7 +104,7 @@ def test_statements_without_end_are_ended(start) -> None:
         step(made, statement)
         assert time.monotonic() - begun < SHORT_S + 10, name
         assert step(made, "SELECT COUNT(*) FROM Players") == "[(4,)]", name
-    assert step(made, SLOW["sleep"]) == "1969 (70100): Query execution was interrupted (max_statement_time exceeded)"
+    assert step(made, SLOW["sleep"]) == mysql.TIMED_OUT
     assert step(made, SLOW["sleep, unbounded"]) == mysql.TIMED_OUT
     assert step(made, SLOW["many rows"]).startswith("[('Élodie', 'Montréal', '12', ")
 
@@ -165,7 +165,21 @@ def test_what_a_model_sees_does_not_depend_on_who_plays_beside_it(start) -> None
     assert seen == [wanted] * 4
 
 
-@pytest.mark.parametrize("table", ["a`b", "per%cent_%s", "Straße 'x' \"y\"", "back\\slash", "x" * 64, "select", "日本 🙂"[:3]])
+def test_errors_are_worded_as_mysql_words_them(start) -> None:
+    made = start(item())
+    for statement, shown in (
+        ("SELECT 1 FROM Players ORDER BY nope", "1054 (42S22): Unknown column 'nope' in 'order clause'"),
+        ("SELECT 1 FROM Players GROUP BY nope", "1054 (42S22): Unknown column 'nope' in 'group statement'"),
+        ("SELECT 1 FROM Players HAVING nope", "1054 (42S22): Unknown column 'nope' in 'having clause'"),
+        ("SELECT 1 FROM Players a JOIN Players b ON a.nope = 1", "1054 (42S22): Unknown column 'a.nope' in 'on clause'"),
+        ("INSERT INTO Players (nope) VALUES (1)", "1054 (42S22): Unknown column 'nope' in 'field list'"),
+        ("UPDATE Players SET nope = 1", "1054 (42S22): Unknown column 'nope' in 'field list'"),
+        ("SELECT * FROM mysql.user", "1142 (42000): SELECT command denied to user 'agent'@'localhost' for table 'user'"),
+    ):
+        assert step(made, statement) == shown
+
+
+@pytest.mark.parametrize("table", ["a`b", "per%cent_%s", "Straße 'x' \"y\"", "back\\slash", "x" * 64, "select", "日本"])
 def test_any_name_is_quoted(start, table: str) -> None:
     made = start(item(table, columns=["a`b", "c%s", "d'\\", "e_%"]))
     name = db.episode.quoted(table)
@@ -196,10 +210,14 @@ def test_a_database_of_the_users_is_left_alone(server) -> None:
         server.ask("DROP DATABASE Mine")
 
 
-def test_a_second_run_is_refused_and_the_leftovers_of_a_killed_one_go(where, server) -> None:
+def test_a_second_run_is_refused(where, server, monkeypatch) -> None:
+    monkeypatch.setattr(mysql, "LOCK_WAIT_S", 0)
     with pytest.raises(UserError, match="another run"):
         mysql.Server(where)
-    server.__exit__()
+    monkeypatch.undo()
+
+
+def test_the_leftovers_of_a_killed_run_go(where) -> None:
     script = f"""
 import os, signal
 from agenttuning.environments.db import mysql
@@ -209,18 +227,9 @@ mysql.MySQLTable(item(), server); mysql.MySQLTable(item(), server)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
-    deadline = time.monotonic() + 20
-    while True:  # the server notices that the session is gone
-        try:
-            after = mysql.Server(where)
-            break
-        except UserError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    with after:
+    with mysql.Server(where) as after:
         assert databases(after) == {"information_schema", "mysql", "performance_schema", "sys", mysql.BOOK}
         assert not after.ask("SELECT user FROM mysql.user WHERE user LIKE 'agenttuning%'")
-    server.__init__(where)
 
 
 def test_a_dsn_is_parsed_and_its_password_never_shown(where) -> None:
@@ -239,8 +248,8 @@ def test_a_dsn_is_parsed_and_its_password_never_shown(where) -> None:
 def test_episodes_are_played_on_a_server_of_the_users(where) -> None:
     with db.serve(db.MYSQL, dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as room:
         assert room.backend.comparable and room.isolation == "thread"
-        records = play(room, db.items("test", 24, 5), expert, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False)
-    assert [record["reward"] for record in records] == [1.0] * 24
+        records = play(room, db.items("test", 8, 5), expert, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False)
+    assert [record["reward"] for record in records] == [1.0] * 8
 
 
 def test_a_dead_server_is_never_a_wrong_answer() -> None:
@@ -286,11 +295,11 @@ with db.serve(db.MYSQL) as room:
     if sys.argv[1] == "fork" and os.fork() == 0:
         time.sleep(30); os._exit(0)
     print(folder, (folder / "pid").read_text().strip(), flush=True)
-    time.sleep(60 if sys.argv[1] != "end" else 0)
+    time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("how", ["end", "kill", "fork", "interrupt"])
+@pytest.mark.parametrize("how", ["fork", "interrupt"])
 def test_nothing_is_left_running(how: str, tmp_path) -> None:
     code = tmp_path / "runner.py"
     code.write_text(RUNNER)
@@ -300,10 +309,8 @@ def test_nothing_is_left_running(how: str, tmp_path) -> None:
     )  # fmt: skip
     try:
         folder, pid = runner.stdout.readline().split()
-        if how in ("kill", "fork"):
-            runner.kill()
-        elif how == "interrupt":
-            runner.send_signal(signal.SIGINT)
+        # with a child that still holds the pipe, or by Ctrl-C
+        runner.send_signal(signal.SIGKILL if how == "fork" else signal.SIGINT)
         runner.wait(30)
         wait_for(lambda: not running(int(pid)) and not Path(folder).exists())
     finally:
@@ -321,22 +328,19 @@ def test_a_server_that_does_not_start_says_why(monkeypatch) -> None:
     assert db.missing(db.MYSQL, dsn="mysql://me@h/") == db.missing(db.SQLITE) == []
 
 
-def test_the_embedded_backend_agrees_with_it(where, server) -> None:
-    server.__exit__()
+def test_the_embedded_backend_agrees_with_it(where) -> None:
     with db.serve(db.MYSQL, dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as real:
         with db.serve(db.SQLITE) as embedded:
-            work = [(x, list(agreement.drawn(x, agreement.random.Random(x["id"])))) for x in db.items("train", 4, 7)]
+            work = [(x, list(agreement.drawn(x, agreement.random.Random(x["id"])))) for x in db.items("train", 1, 7)]
             asked, agreed, differ = agreement.compare(work, real.make, embedded.make)
-    assert sum(asked.values()) > 150
+    assert sum(asked.values()) > 35
     assert sum(agreed.values()) >= 0.97 * sum(asked.values()), differ[:3]
-    server.__init__(where)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DEV.exists(), reason="AgentBench's dev items are not here")
-def test_the_published_hashes_of_all_dev_items(where, server) -> None:
-    server.__exit__()
+def test_the_published_hashes_of_all_dev_items(where) -> None:
     items = db.load(DEV)
     with db.serve(db.MYSQL, dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as room:
         records = play(room, items, expert, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False)
     assert [record["reward"] for record in records] == [1.0] * 60
-    server.__init__(where)

@@ -26,6 +26,7 @@ from pymysql.cursors import SSCursor
 from pymysql.err import MySQLError
 
 from agenttuning.environments.db.episode import SHOWN_CHARS, Result, quoted
+from agenttuning.environments.db.messages import as_mysql
 from agenttuning.environments.db.private_server import ServerFailed
 from agenttuning.environments.db.scoring import GROUP_CONCAT_CHARS
 from agenttuning.errors import UserError
@@ -33,8 +34,10 @@ from agenttuning.errors import UserError
 STATEMENT_S = 5.0  # of the server; a statement over a hundred rows needs milliseconds
 GRACE_S = 5.0  # further seconds until we end a statement that the server did not
 CONNECT_S = 30
+LOCK_WAIT_S = 5  # a run that was killed a moment ago still holds it
 STATEMENT_CHARS = 1_000_000  # below what any server takes in one packet, 4 bytes a character
-READ_ROWS = 20_000  # of a result, further ones are not waited for
+READ_ROWS = 5_000  # of a result beyond what is shown; further ones are not waited for
+TOO_SLOW = (1969, 3024)  # MariaDB's and MySQL's errors for a statement that took longer than it may
 INSERT_ROWS = 500
 # EXECUTE: there is nothing to execute, but without it an unknown function is "denied", where MySQL says "does not exist".
 RIGHTS = (
@@ -110,7 +113,7 @@ class Server:
         self.mariadb, self._lower, self.host = "mariadb" in version.lower(), bool(lower), host
         self.collation = collation or (default if default.startswith("utf8mb4") else "utf8mb4_general_ci")
         self.ask("SET SESSION wait_timeout = 2147483")
-        if self.ask(f"SELECT GET_LOCK('{BOOK}', 0)")[0][0] != 1:
+        if self.ask(f"SELECT GET_LOCK('{BOOK}', {LOCK_WAIT_S})")[0][0] != 1:
             raise UserError(
                 "another run plays on this database server; the two would make databases of the same names; "
                 "give each its own server, or wait"
@@ -129,6 +132,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         try:
             self.ask(f"DROP DATABASE {BOOK}")
+            self.ask(f"DO RELEASE_LOCK('{BOOK}')")
         except ServerFailed:
             pass  # a dead server keeps nothing of ours but on disk; the next start cleans up
         finally:
@@ -303,19 +307,26 @@ class MySQLTable:
         # The text's beginning, long enough to be cut, and whether all rows were read.
         if cursor.description is None:
             return "[]", True
-        shown, chars, read = [], 0, 0
-        while (row := cursor.fetchone()) is not None:
-            read += 1
-            if chars <= SHOWN_CHARS:
-                shown.append(repr(row))
-                chars += len(shown[-1]) + 2
-            if read == READ_ROWS:
-                self.server.kill(connection.thread_id(), "QUERY ")
-                with suppress(MySQLError):  # the rows under way, then the error of the kill
-                    while cursor.fetchone() is not None:
-                        pass
-                return f"[{', '.join(shown)}]", False
-        return f"[{', '.join(shown)}]", True
+        shown, chars = [], 0
+        while chars <= SHOWN_CHARS:
+            if (row := cursor.fetchone()) is None:
+                return f"[{', '.join(shown)}]", True
+            shown.append(repr(row))
+            chars += len(shown[-1]) + 2
+        text = f"[{', '.join(shown)}]"
+        for _ in range(READ_ROWS):  # a statement may change something and show it, so its end is waited for
+            try:
+                if cursor.fetchone() is None:
+                    return text, True
+            except MySQLError as error:
+                if error.args[0] not in TOO_SLOW:
+                    raise
+                return text, False
+        self.server.kill(connection.thread_id(), "QUERY ")
+        with suppress(MySQLError):  # the rows under way, then the error of the kill
+            while cursor.fetchone() is not None:
+                pass
+        return text, False
 
     def _failed(self, connection: pymysql.Connection, statement: str, error: MySQLError) -> Result:
         code, message = error.args if len(error.args) == 2 else (0, str(error))
@@ -328,8 +339,9 @@ class MySQLTable:
             return Result(KILLED, failed=True)
         if lost or code in SERVER_TROUBLE:
             raise ServerFailed(f"the database server failed in a statement: {error}") from error
-        message = message.replace("MariaDB server version", "MySQL server version")  # as the model was trained on
-        return Result(f"{code} ({_state(connection)}): {message}", failed=True)
+        if code in TOO_SLOW:
+            return Result(TIMED_OUT, failed=True)
+        return Result(f"{code} ({error.sqlstate or 'HY000'}): {as_mysql(code, message)}", failed=True)
 
     def hash(self) -> str:
         """See `scoring.table_hash`; the original's own query."""
@@ -354,14 +366,3 @@ class MySQLTable:
 def _pattern(name: str) -> str:
     # In a grant the name is a pattern, in which _ and % stand for other characters.
     return quoted(re.sub(r"([\\_%])", r"\\\1", name)).replace("%", "%%")
-
-
-def _state(connection: pymysql.Connection) -> str:
-    # pymysql leaves the SQLSTATE out, which stands in the connector's text; the session still knows it.
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("GET DIAGNOSTICS CONDITION 1 @agenttuning_state = RETURNED_SQLSTATE")
-            cursor.execute("SELECT @agenttuning_state")
-            return cursor.fetchone()[0] or "HY000"
-    except MySQLError:
-        return "HY000"
