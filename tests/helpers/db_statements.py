@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Statements over the table of helpers/db_items.py: what MySQL shows, what it refuses, and what is meant to do harm.
 
 Both backends are asked; a text here is what MariaDB 10.11 gave back.
@@ -52,14 +53,20 @@ WRONG = [  # statement, the beginning of the error
     ("SELECT nope FROM Players", "1054 (42S22): Unknown column 'nope' in 'field list'"),
     ("SELECT Name FROM Players WHERE nope = 1", "1054 (42S22): Unknown column 'nope' in 'where clause'"),
     ("SELECT * FROM nowhere", "1146 (42S02): Table 'Players.nowhere' doesn't exist"),
-    ("SELEC 1", "1064 (42000): You have an error in your SQL syntax; check the manual that corresponds to your MySQL server version"),
+    (
+        "SELEC 1",
+        "1064 (42000): You have an error in your SQL syntax; check the manual that corresponds to your MySQL server version",
+    ),
     ("SELECT Name FROM Players; DELETE FROM Players", "1064 (42000)"),
     ("DELETE FROM Players; SELECT 1", "1064 (42000)"),
     ("", "1065 (42000): Query was empty"),
     ("INSERT INTO Players VALUES ('x')", "1136 (21S01): Column count doesn't match value count at row 1"),
     ("INSERT INTO Players ('Name') VALUES ('x')", "1064 (42000)"),
     ("SELECT STRFTIME('%Y', Since) FROM Players", "1305 (42000): FUNCTION"),
-    ("SELECT Name FROM Players a JOIN Players b ON a.Name = b.Name", "1052 (23000): Column 'Name' in field list is ambiguous"),
+    (
+        "SELECT Name FROM Players a JOIN Players b ON a.Name = b.Name",
+        "1052 (23000): Column 'Name' in field list is ambiguous",
+    ),
 ]
 
 HOSTILE = {

@@ -29,8 +29,8 @@ def original(reply: str) -> str | None:
 
 
 PIECES = st.sampled_from(
-    ["Action: ", "Operation", "Answer", "\n", "```sql\n", "\n```", "```", "\nFinal Answer:", "Final Answer: ", " ", "x", "\r",
-     "SELECT 1", "Action:", "\u2028", "\ud800", "é"]
+    ["Action: ", "Operation", "Answer", "\n", "```sql\n", "\n```", "```", "\nFinal Answer:", "Final Answer: ",
+     " ", "x", "\r", "SELECT 1", "Action:", "\u2028", "\ud800", "é"]
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_any_reply_is_read_as_the_original_reads_it(reply: str) -> None:
     ("reply", "action"),
     [
         ("I look.\nAction: Operation\n```sql\nSELECT *\nFROM `t`;\n```", "sql: SELECT * FROM `t`;"),
-        ("Done.\nAction: Answer\nFinal Answer: [\"a\", \"b\"]", 'answer: ["a", "b"]'),
+        ('Done.\nAction: Answer\nFinal Answer: ["a", "b"]', 'answer: ["a", "b"]'),
         ("Action: Operation\n```sql\nSELECT 1\n```\n```sql\nSELECT 2\n```", "sql: SELECT 1"),
         ("Action: Operation \n```sql\nSELECT 1\n```", None),  # not equal to "Operation"
         ("Action: operation\n```sql\nSELECT 1\n```", None),
@@ -65,7 +65,9 @@ def test_a_long_action_is_cut_and_said_to_be() -> None:
     assert reading.action == "sql: " + "x" * 15 and reading.cut
 
 
-@pytest.mark.parametrize("piece", ["Action: ", "```sql\n", "\nFinal Answer:", "\n```", "Action: Operation\n", "a", "\n", " "])
+@pytest.mark.parametrize(
+    "piece", ["Action: ", "```sql\n", "\nFinal Answer:", "\n```", "Action: Operation\n", "a", "\n", " "]
+)
 def test_a_megabyte_is_read_in_a_moment(piece: str) -> None:
     start = time.process_time()
     db.read(piece * (2**20 // len(piece)), 20_000)

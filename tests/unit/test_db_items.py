@@ -23,7 +23,12 @@ def written(tmp_path, *rows, name="dev.jsonl"):
 def test_a_file_is_read(tmp_path) -> None:
     order = raw("INSERT", label=["INSERT INTO `Players`\n VALUES (1)"], answer_md5=HASH)
     question, change = db.load(written(tmp_path, raw("counting", label=["3"]), order))
-    assert (question["id"], question["kind"], question["type"], question["gold"]) == ("dbbench-dev_0", "SELECT", "counting", None)
+    assert (question["id"], question["kind"], question["type"], question["gold"]) == (
+        "dbbench-dev_0",
+        "SELECT",
+        "counting",
+        None,
+    )
     assert question["label"] == ["3"] and question["columns"] == ["Name", "Town", "Points", "Since"]
     assert (change["id"], change["kind"], change["answer_md5"]) == ("dbbench-dev_1", "INSERT", HASH)
     assert change["gold"] == "INSERT INTO `Players`  VALUES (1)"
@@ -57,7 +62,10 @@ def test_a_folder_means_its_standard_file(tmp_path) -> None:
         ({"table": {}}, "'table_info'"),
         ({"table": {"table_name": "", "table_info": {"columns": [{"name": "a"}], "rows": []}}}, "not a name"),
         ({"table": {"table_name": "x" * 65, "table_info": {"columns": [{"name": "a"}], "rows": []}}}, "not a name"),
-        ({"table": {"table_name": "t", "table_info": {"columns": [{"name": "a"}], "rows": [["1", "2"]]}}}, "as many values"),
+        (
+            {"table": {"table_name": "t", "table_info": {"columns": [{"name": "a"}], "rows": [["1", "2"]]}}},
+            "as many values",
+        ),
         ({"table": {"table_name": "t", "table_info": {"columns": [{"name": "a"}], "rows": [[None]]}}}, "None"),
         ({"table": {"table_name": "t", "table_info": {"columns": [], "rows": []}}}, "'columns'"),
         ({"type": ["UPDATE"]}, "'answer_md5'"),
@@ -84,11 +92,14 @@ def test_practice_items_are_distinct_and_apart() -> None:
     assert train == db.items("train", 600, 0) != db.items("train", 600, 1)
     for part in ("table", "names"):
         seen = [
-            {item["table"]} if part == "table" else {row[0] for row in item["rows"]} for split in (train, test) for item in split
+            {item["table"]} if part == "table" else {row[0] for row in item["rows"]}
+            for split in (train, test)
+            for item in split
         ]
         assert not set().union(*seen[:600]) & set().union(*seen[600:])
     assert {item["type"] for item in test} >= {
-        "other", "counting", "comparison", "ranking", "pattern", "aggregation-SUM", "aggregation-AVG", "INSERT", "UPDATE", "DELETE",
+        "other", "counting", "comparison", "ranking", "pattern", "aggregation-SUM", "aggregation-AVG", "INSERT",
+        "UPDATE", "DELETE",
     }  # fmt: skip
     assert {item["kind"] for item in test} == {"SELECT", "INSERT", "UPDATE", "DELETE"}
 

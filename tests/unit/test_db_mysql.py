@@ -1,4 +1,4 @@
-"""The DB task on a real MariaDB: the same answers as the original's, boxed, and never a wrong answer for a dead server."""
+"""The DB task on a real MariaDB: the original's answers, boxed, and never a wrong answer for a dead server."""
 
 from __future__ import annotations
 
@@ -171,10 +171,16 @@ def test_errors_are_worded_as_mysql_words_them(start) -> None:
         ("SELECT 1 FROM Players ORDER BY nope", "1054 (42S22): Unknown column 'nope' in 'order clause'"),
         ("SELECT 1 FROM Players GROUP BY nope", "1054 (42S22): Unknown column 'nope' in 'group statement'"),
         ("SELECT 1 FROM Players HAVING nope", "1054 (42S22): Unknown column 'nope' in 'having clause'"),
-        ("SELECT 1 FROM Players a JOIN Players b ON a.nope = 1", "1054 (42S22): Unknown column 'a.nope' in 'on clause'"),
+        (
+            "SELECT 1 FROM Players a JOIN Players b ON a.nope = 1",
+            "1054 (42S22): Unknown column 'a.nope' in 'on clause'",
+        ),
         ("INSERT INTO Players (nope) VALUES (1)", "1054 (42S22): Unknown column 'nope' in 'field list'"),
         ("UPDATE Players SET nope = 1", "1054 (42S22): Unknown column 'nope' in 'field list'"),
-        ("SELECT * FROM mysql.user", "1142 (42000): SELECT command denied to user 'agent'@'localhost' for table 'user'"),
+        (
+            "SELECT * FROM mysql.user",
+            "1142 (42000): SELECT command denied to user 'agent'@'localhost' for table 'user'",
+        ),
     ):
         assert step(made, statement) == shown
 
@@ -226,7 +232,9 @@ server = mysql.Server({where!r})
 mysql.MySQLTable(item(), server); mysql.MySQLTable(item(), server)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+    subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False
+    )
     with mysql.Server(where) as after:
         assert databases(after) == {"information_schema", "mysql", "performance_schema", "sys", mysql.BOOK}
         assert not after.ask("SELECT user FROM mysql.user WHERE user LIKE 'agenttuning%'")
@@ -235,7 +243,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_dsn_is_parsed_and_its_password_never_shown(where) -> None:
     parsed = mysql.parse_dsn("mysql://me:p%40ss@db.example:3307/")
     assert parsed == {"host": "db.example", "port": 3307, "user": "me", "password": "p@ss"}
-    for dsn in ("postgres://me:s3cret@h/", "mysql://h/", "mysql://me:s3cret@h:port/", "mysql://me:s3cret@h/?x=1", "s3cret"):
+    for dsn in (
+        "postgres://me:s3cret@h/",
+        "mysql://h/",
+        "mysql://me:s3cret@h:port/",
+        "mysql://me:s3cret@h/?x=1",
+        "s3cret",
+    ):
         with pytest.raises(UserError) as caught:
             mysql.parse_dsn(dsn)
         assert "s3cret" not in str(caught.value)
@@ -248,7 +262,9 @@ def test_a_dsn_is_parsed_and_its_password_never_shown(where) -> None:
 def test_episodes_are_played_on_a_server_of_the_users(where) -> None:
     with db.serve(db.MYSQL, dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as room:
         assert room.backend.comparable and room.isolation == "thread"
-        records = play(room, db.items("test", 8, 5), expert, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False)
+        records = play(
+            room, db.items("test", 8, 5), expert, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False
+        )
     assert [record["reward"] for record in records] == [1.0] * 8
 
 
@@ -262,7 +278,7 @@ def test_a_dead_server_is_never_a_wrong_answer() -> None:
             if turns[0].number == 1:
                 os.kill(pid, signal.SIGKILL)
                 wait_for(lambda: not running(pid))
-            return ['x\nAction: Operation\n```sql\nSELECT 1\n```' for _ in turns]
+            return ["x\nAction: Operation\n```sql\nSELECT 1\n```" for _ in turns]
 
         records = play(room, items, policy, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False)
     assert {record["status"] for record in records} == {"environment_error"}

@@ -40,7 +40,11 @@ def test_answers(answer: str, label: list[str], right: bool) -> None:
 
 def test_no_code_runs(tmp_path) -> None:
     mark = tmp_path / "ran"
-    for text in (f"open({str(mark)!r}, 'w')", f"[open({str(mark)!r}, 'w')]", f"[x for x in [open({str(mark)!r}, 'w')]]"):
+    for text in (
+        f"open({str(mark)!r}, 'w')",
+        f"[open({str(mark)!r}, 'w')]",
+        f"[x for x in [open({str(mark)!r}, 'w')]]",
+    ):
         assert answer_values(text) == [text]
     assert not mark.exists()
 
@@ -52,9 +56,9 @@ def test_any_text_has_values(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["(" * 20_000, "[" * 10_000 + "]" * 10_000, "-" * 20_000 + "1", "- " * 9_000 + "1", "not " * 5_000 + "1", "1" + "+1" * 9_000,
-     "lambda: " * 2_000 + "1", "a" + ".a" * 9_000, "{" * 5_000, "9" * 20_000, "1" + "**9" * 6_000, "[1,] * 9999999999", "x" * 10**6,
-     "await " * 3_000 + "x", "~+-" * 6_000 + "1", "\\" * 20_000, "f'{" * 200, "a if b else " * 1_500 + "c"],
+    ["(" * 20_000, "[" * 10_000 + "]" * 10_000, "-" * 20_000 + "1", "- " * 9_000 + "1", "not " * 5_000 + "1",
+     "1" + "+1" * 9_000, "lambda: " * 2_000 + "1", "a" + ".a" * 9_000, "{" * 5_000, "9" * 20_000, "1" + "**9" * 6_000,
+     "[1,] * 9999999999", "x" * 10**6, "await " * 3_000 + "x", "~+-" * 6_000 + "1", "\\" * 20_000, "f'{" * 200, "a if b else " * 1_500 + "c"],
 )  # fmt: skip
 def test_hostile_answers_cost_little(text: str) -> None:
     start = time.process_time()
@@ -72,7 +76,9 @@ def test_the_hash_is_the_originals() -> None:
 def test_the_hash_stops_where_group_concat_does() -> None:
     # 171 hashes with their commas are 1025 characters: what lies beyond is lost in MySQL too.
     rows = [[str(i)] for i in range(400)]
-    assert table_hash(rows) == "[('450387c9026423aff252d3b13dc5c4f4',)]"  # MariaDB 10.11 with MySQL's group_concat_max_len
+    assert (
+        table_hash(rows) == "[('450387c9026423aff252d3b13dc5c4f4',)]"
+    )  # MariaDB 10.11 with MySQL's group_concat_max_len
 
 
 def test_categories_are_the_originals_three() -> None:

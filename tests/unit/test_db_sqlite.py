@@ -1,6 +1,6 @@
 """The embedded DB backend: answers as MySQL does, is boxed, and its items can be won but not by chance.
 
-What is expected of a statement is what MariaDB 10.11 gave back for it; test_db_mysql.py asks it again where it is installed.
+What is expected of a statement is what MariaDB 10.11 gave back; test_db_mysql.py asks it again where it is installed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ from helpers.db_items import DEV, item, step
 from helpers.db_statements import HOSTILE, SAME, SLOW, WRONG
 
 N = 60
+WORDS = [
+    "SELECT", "*", "FROM", "`Players`", "WHERE", "Name", "=", "'a'", "1", "(", ")", ",", "AND", "NOT", "IN", "LIKE",
+    "COUNT", "GROUP BY", "ORDER BY", "LIMIT", "UPDATE", "SET", "DELETE", "INSERT INTO", "VALUES", "JOIN", "ON", "UNION",
+    "CASE", "WHEN", "THEN", "END", "AS", "x", "BETWEEN", "IS NULL", "-", "/", "%", "CAST", "DISTINCT", ";", "@", "`",
+    "'", '"', "--", "/*", "\0", "\ud800", "HAVING", "EXISTS", "SUM", "ROUND", "IF", "0x1", "1e9", "WITH", "RECURSIVE",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -61,10 +67,7 @@ def test_hostile_statements_are_refused_or_bounded(environment, name: str) -> No
 @given(
     st.lists(
         st.sampled_from(
-            ["SELECT", "*", "FROM", "`Players`", "WHERE", "Name", "=", "'a'", "1", "(", ")", ",", "AND", "NOT", "IN", "LIKE", "COUNT",
-             "GROUP BY", "ORDER BY", "LIMIT", "UPDATE", "SET", "DELETE", "INSERT INTO", "VALUES", "JOIN", "ON", "UNION", "CASE", "WHEN",
-             "THEN", "END", "AS", "x", "BETWEEN", "IS NULL", "-", "/", "%", "CAST", "DISTINCT", ";", "@", "`", "'", '"', "--", "/*", "\0",
-             "\ud800", "HAVING", "EXISTS", "SUM", "ROUND", "IF", "0x1", "1e9", "WITH", "RECURSIVE"]
+            WORDS
         ),
         max_size=14,
     ).map(" ".join)
@@ -121,7 +124,9 @@ def test_an_order_counts_however_the_episode_ended_and_a_question_does_not() -> 
     silent_after_gold = {x["id"]: x["gold"] for x in items}
 
     def policy(turns):
-        return [turn.write("", f"sql: {silent_after_gold[turn.item]}") if turn.number == 0 else "no more" for turn in turns]
+        return [
+            turn.write("", f"sql: {silent_after_gold[turn.item]}") if turn.number == 0 else "no more" for turn in turns
+        ]
 
     for record, played_item in zip(played(policy, items), items, strict=True):
         assert record["status"] == "invalid_format"

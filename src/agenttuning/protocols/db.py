@@ -75,7 +75,9 @@ def write(thought: str, action: str) -> str:
     else:
         reply = f"{thought}\n{_MARK}Answer{_FINAL}{action.removeprefix('answer:')}"
     if read(reply, len(action) + 1).action != action:
-        raise ValueError(f"the action {action[:80]!r} cannot be written: it must be one line, `sql: ...` or `answer:...`")
+        raise ValueError(
+            f"the action {action[:80]!r} cannot be written: it must be one line, `sql: ...` or `answer:...`"
+        )
     return reply
 
 

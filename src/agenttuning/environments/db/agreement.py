@@ -64,7 +64,10 @@ def drawn(item: dict, rng: random.Random) -> Iterator[tuple[str, str]]:
     yield "count", f"SELECT COUNT(*), COUNT(DISTINCT {a}) FROM {table} WHERE {b} = {literal(b)}"
     yield "aggregate", f"SELECT SUM({a}), AVG({a}) FROM {table}"
     yield "aggregate", f"SELECT MIN({a}), MAX({b}) FROM {table}"
-    yield "aggregate", f"SELECT MAX(CAST({a} AS SIGNED)), AVG(CAST({a} AS SIGNED)), SUM(CAST({b} AS UNSIGNED)) FROM {table}"
+    yield (
+        "aggregate",
+        f"SELECT MAX(CAST({a} AS SIGNED)), AVG(CAST({a} AS SIGNED)), SUM(CAST({b} AS UNSIGNED)) FROM {table}",
+    )
     yield "aggregate", f"SELECT ROUND(AVG({a}), 2), SUM(CASE WHEN {b} > {number} THEN 1 ELSE 0 END) FROM {table}"
     yield "order", f"SELECT {a}, {b} FROM {table} ORDER BY {a} {rng.choice(('ASC', 'DESC'))}, {b} LIMIT 5"
     yield "order", f"SELECT {a} FROM {table} ORDER BY CAST({b} AS DECIMAL(10,2)) DESC, {a} LIMIT 3"
@@ -73,15 +76,24 @@ def drawn(item: dict, rng: random.Random) -> Iterator[tuple[str, str]]:
     yield "group", f"SELECT {a}, SUM({b}) FROM {table} GROUP BY {a} HAVING COUNT(*) > 1 ORDER BY {a}"
     yield "nested", f"SELECT {a} FROM {table} WHERE {b} = (SELECT MAX({b}) FROM {table})"
     yield "nested", f"SELECT COUNT(*) FROM (SELECT {a}, COUNT(*) AS n FROM {table} GROUP BY {a}) AS x WHERE n > 1"
-    yield "nested", f"SELECT x.{a} FROM {table} x JOIN {table} y ON x.{b} = y.{b} WHERE y.{a} = {text(value(a))} ORDER BY 1"
+    yield (
+        "nested",
+        f"SELECT x.{a} FROM {table} x JOIN {table} y ON x.{b} = y.{b} WHERE y.{a} = {text(value(a))} ORDER BY 1",
+    )
     yield "function", f"SELECT UPPER({a}), LENGTH({b}), CHAR_LENGTH({b}) FROM {table} LIMIT 3"
     yield "function", f"SELECT SUBSTRING_INDEX({a}, ' ', 1), CONCAT({b}, '-', {c}), LEFT({a}, 3) FROM {table} LIMIT 3"
     yield "function", f"SELECT REPLACE({a}, ',', ''), CAST(REPLACE({a}, ',', '') AS UNSIGNED) FROM {table} LIMIT 3"
-    yield "function", f"SELECT IF({a} > {number}, {b}, 'no'), IFNULL({b}, 0), TRIM({a}), REVERSE({c}) FROM {table} LIMIT 2"
+    yield (
+        "function",
+        f"SELECT IF({a} > {number}, {b}, 'no'), IFNULL({b}, 0), TRIM({a}), REVERSE({c}) FROM {table} LIMIT 2",
+    )
     yield "function", f"SELECT LOCATE('a', {a}), SUBSTRING({a}, 2, 4), MD5({b}), YEAR({c}) FROM {table} LIMIT 3"
     yield "arithmetic", f"SELECT {a} + 1, {a} * 2, {b} / 4, {a} - {b} FROM {table} LIMIT 3"
     x, y, z = rng.randint(1, 99), rng.randint(2, 9), rng.randint(1, 9999) / 100
-    yield "arithmetic", f"SELECT {x} / {y}, {x} DIV {y}, {x} % {y}, {z} * {y}, ROUND({z}), ROUND({z}, 1), {x} + '{y}a', {x} > {y}"
+    yield (
+        "arithmetic",
+        f"SELECT {x} / {y}, {x} DIV {y}, {x} % {y}, {z} * {y}, ROUND({z}), ROUND({z}, 1), {x} + '{y}a', {x} > {y}",
+    )
     yield "group_concat", f"SELECT GROUP_CONCAT({a} SEPARATOR ';') FROM {table} WHERE {b} = {text(value(b))}"
     yield "describe", f"DESCRIBE {table}"
     yield "describe", rng.choice((f"SHOW COLUMNS FROM {table}", "SHOW TABLES"))
@@ -104,9 +116,13 @@ def instructed(paths: Iterable[str | Path]) -> Iterator[tuple[dict, list[tuple[s
     for path in paths:
         try:
             rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
-            turns = [(row["id"], turn["value"]) for row in rows for turn in row["conversations"] if turn["from"] == "gpt"]
+            turns = [
+                (row["id"], turn["value"]) for row in rows for turn in row["conversations"] if turn["from"] == "gpt"
+            ]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: is not AgentInstruct's db split as JSON lines ({error!r}); nothing compared") from error
+            raise UserError(
+                f"{path}: is not AgentInstruct's db split as JSON lines ({error!r}); nothing compared"
+            ) from error
         for name, value in turns:
             action = read(value, 20_000).action or ""
             if action.startswith("sql: ") and (made := _fitting(name, action[5:])):
@@ -188,7 +204,9 @@ def _number(shown: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the agreement by kind of statement; with --show, the first disagreements too."""
-    parser = argparse.ArgumentParser(prog="python -m agenttuning.environments.db.agreement", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m agenttuning.environments.db.agreement", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--items", help="dbbench's file; without it practice tables")
     parser.add_argument("--instruct", nargs="*", default=[], help="AgentInstruct's db rows as JSON lines")
     parser.add_argument("--dsn", help="a server of yours instead of a private MariaDB")

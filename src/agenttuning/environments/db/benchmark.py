@@ -26,9 +26,15 @@ def load(path: str | Path) -> list[dict]:
     path = _file(Path(path))
     try:
         text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.split("\n") if x.strip()]
+        rows = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [json.loads(x) for x in text.split("\n") if x.strip()]
+        )
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as dbbench items ({error}); nothing could be played from it") from error
+        raise UserError(
+            f"{path}: cannot be read as dbbench items ({error}); nothing could be played from it"
+        ) from error
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: has no dbbench items; nothing could be played from it")
     return [_item(row, f"dbbench-{path.stem}_{number}", f"{path}: row {number}") for number, row in enumerate(rows)]
@@ -48,7 +54,9 @@ def _item(row: Any, name: str, where: str) -> dict:
     kind = _get(row, "type", list, where, each=str)[0]
     table = _get(row, "table", dict, where)
     info = _get(table, "table_info", dict, where)
-    columns = [_get(column, "name", str, f"{where}: columns") for column in _get(info, "columns", list, where, each=dict)]
+    columns = [
+        _get(column, "name", str, f"{where}: columns") for column in _get(info, "columns", list, where, each=dict)
+    ]
     rows = _get(info, "rows", list, where)
     cells = [[_cell(cell, where) for cell in row] if isinstance(row, list) else [] for row in rows]
     if not all(len(row) == len(columns) for row in cells):

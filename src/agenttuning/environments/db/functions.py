@@ -54,7 +54,9 @@ class Work:
 def fold(text: str) -> str:
     """The key by which MySQL's default collation compares: no case, no accents, signs before digits before letters."""
     plain = text if text.isascii() else unicodedata.normalize("NFD", text)
-    plain = "".join(c for c in plain.casefold() if not unicodedata.combining(c)) if not plain.isascii() else plain.lower()
+    plain = (
+        "".join(c for c in plain.casefold() if not unicodedata.combining(c)) if not plain.isascii() else plain.lower()
+    )
     return plain.translate(_ORDER)
 
 
@@ -263,7 +265,7 @@ def _extreme(best: Callable) -> Callable:
 FUNCTIONS: dict[str, Callable] = {
     "num": number,
     "text": text_of,
-    "stored": lambda v, d: None if v is None else f"{Decimal(repr(number(v))).quantize(Decimal(1).scaleb(-d), ROUND_HALF_UP):f}",
+    "stored": _strict(lambda v, d: f"{Decimal(repr(number(v))).quantize(Decimal(1).scaleb(-d), ROUND_HALF_UP):f}"),
     "int": _int,
     "cmp": compare,
     "same": lambda a, b: int(a is None and b is None) if a is None or b is None else int(compare(a, b) == 0),
@@ -300,7 +302,7 @@ FUNCTIONS: dict[str, Callable] = {
     "repeat": _strict(lambda v, n: text_of(v) * max(0, min(int(number(n)), TEXT_CHARS // max(1, len(text_of(v)))))),
     "locate": locate,
     "field": lambda v, *o: next((i for i, x in enumerate(o, 1) if compare(v, x) == 0), 0),
-    "find_in_set": _strict(lambda v, s: ([fold(x) for x in text_of(s).split(",")] + [fold(text_of(v))]).index(fold(text_of(v))) + 1 if fold(text_of(v)) in [fold(x) for x in text_of(s).split(",")] else 0),
+    "find_in_set": _strict(lambda v, s: _place(fold(text_of(v)), fold(text_of(s)).split(fold(",")))),
     "lpad": lambda v, n, f: pad(v, n, f, True),
     "rpad": lambda v, n, f: pad(v, n, f, False),
     "trim": trim,
@@ -310,6 +312,10 @@ FUNCTIONS: dict[str, Callable] = {
     "day": lambda v: date_part(v, slice(2, 3)),
     "format": _strict(lambda v, d: f"{round_decimal(v, d):,.{max(0, int(number(d)))}f}"),
 }  # fmt: skip
+
+
+def _place(value: str, parts: list[str]) -> int:
+    return parts.index(value) + 1 if value in parts else 0
 
 
 def _mod(a: float, b: float) -> float:

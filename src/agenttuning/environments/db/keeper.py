@@ -1,7 +1,7 @@
 """Keeps one server process: ends it, and removes its folder, as soon as the process that asked for it is gone.
 
-Run as `python keeper.py FOLDER PARENT_PID COMMAND...` with a pipe on stdin. Also a runner that was killed with -9 closes
-its end of the pipe; where a child of the runner holds it open, the runner's pid tells. Standard library only.
+Run as `python keeper.py FOLDER PARENT_PID COMMAND...` with a pipe on stdin. A runner that was killed with -9 closes its
+end of the pipe too; where a child of the runner still holds it open, the runner's pid tells. Standard library only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MariaDB's error messages in MySQL's words, which the model was trained on (AgentInstruct's db split has them)."""
+"""Error messages in MySQL's words, which the model was trained on (AgentInstruct's db split has them)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DENIED = re.compile(r" for table `(?:[^`]|``)*`\.`((?:[^`]|``)*)`$")
 
 
 def as_mysql(code: int, message: str) -> str:
-    """The message of an error number, as MySQL 8 words it."""
+    """MariaDB's message of an error number, as MySQL 8 words it."""
     if code == 1064:
         return message.replace("MariaDB server version", "MySQL server version")
     if code == 1054:
@@ -32,3 +32,15 @@ def as_mysql(code: int, message: str) -> str:
     if code == 1142:
         return _DENIED.sub(lambda found: f" for table '{found[1]}'", message)
     return message
+
+
+class SQLError(Exception):
+    """A statement that MySQL would refuse, or that this layer cannot run; the text is as the connector prints it."""
+
+
+def syntax_error(near: str) -> SQLError:
+    """MySQL's message for what it cannot parse."""
+    return SQLError(
+        "1064 (42000): You have an error in your SQL syntax; check the manual that corresponds to your MySQL server "
+        f"version for the right syntax to use near '{near[:80]}' at line 1"
+    )

@@ -39,13 +39,14 @@ STATEMENT_CHARS = 1_000_000  # below what any server takes in one packet, 4 byte
 READ_ROWS = 5_000  # of a result beyond what is shown; further ones are not waited for
 TOO_SLOW = (1969, 3024)  # MariaDB's and MySQL's errors for a statement that took longer than it may
 INSERT_ROWS = 500
-# EXECUTE: there is nothing to execute, but without it an unknown function is "denied", where MySQL says "does not exist".
+# EXECUTE: there is nothing to execute, but without it an unknown function is "denied"; MySQL's is "does not exist".
 RIGHTS = (
-    "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES, EXECUTE"
+    "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES, "
+    "EXECUTE"
 )
 BOOK = "agenttuning_episodes"  # a database that lists what we made, for the run after one that was killed
 SYSTEM = {"mysql", "sys", "information_schema", "performance_schema", BOOK}
-# Errors of the server that say nothing about the statement: disk, memory, too many connections, shutdown, damaged files.
+# Errors that say nothing about the statement: disk, memory, too many connections, shutdown, damaged files.
 SERVER_TROUBLE = {1021, 1030, 1037, 1040, 1041, 1042, 1053, 1077, 1079, 1080, 1194, 1195, 1203, 1226, 1317, 1927}
 # A column's name is too long, there twice, or empty (dbbench has such items). The original then plays without a table.
 NO_TABLE = {1059, 1060, 1166}
@@ -97,8 +98,8 @@ class Server:
             self._admin = self.connect(autocommit=True)
         except (MySQLError, RuntimeError) as error:  # RuntimeError: pymysql lacks a package for the login
             raise UserError(
-                f"no database server answers at {where.get('unix_socket') or where['host']} ({error}); no item could be "
-                "played; check the address, the password and that the server runs"
+                f"no database server answers at {where.get('unix_socket') or where['host']} ({error}); no item could "
+                "be played; check the address, the password and that the server runs"
             ) from error
         try:
             self._begin(collation)
@@ -154,7 +155,7 @@ class Server:
                 raise ServerFailed(f"the database server failed: {error}") from error
 
     def make(self, kind: str, name: str, sql: str, values: tuple | None = None) -> None:
-        """Create a database or user and note it. In this order: what was there before us must never be noted as ours."""
+        """Create a database or user and note it. In this order: what was there before us is never noted as ours."""
         self.ask(sql, values)
         self.ask(f"INSERT INTO {BOOK}.made VALUES (%s, %s)", (kind, name))
 
@@ -240,7 +241,9 @@ class MySQLTable:
             with server.held(self.name, self):
                 server.create_database(self.name)
                 self._fill()
-                server.make("user", self.user, "CREATE USER %s@%s IDENTIFIED BY %s", (self.user, server.host, self.password))
+                server.make(
+                    "user", self.user, "CREATE USER %s@%s IDENTIFIED BY %s", (self.user, server.host, self.password)
+                )
                 server.ask(f"GRANT {RIGHTS} ON {_pattern(self.name)}.* TO %s@%s", (self.user, server.host))
         except BaseException:
             # A database that was there before is not dropped: `drop_database` asks for what was made.

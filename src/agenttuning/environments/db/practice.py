@@ -24,8 +24,8 @@ REGIONS = (
     "Riverside", "Highland", "Lakeside", "Border", "Island", "Central", "Valley", "Harbour", "Forest",
 )  # fmt: skip
 FIRST = (
-    "Amber", "Birch", "Copper", "Dapple", "Ember", "Fallow", "Granite", "Hazel", "Ivory", "Juniper", "Kestrel", "Linden",
-    "Maple", "Nettle", "Ochre", "Pewter", "Quartz", "Rowan", "Sable", "Thistle", "Umber", "Violet", "Willow", "Yarrow",
+    "Amber", "Birch", "Copper", "Dapple", "Ember", "Fallow", "Granite", "Hazel", "Ivory", "Juniper", "Kestrel",
+    "Linden", "Maple", "Nettle", "Ochre", "Pewter", "Quartz", "Rowan", "Sable", "Thistle", "Umber", "Violet", "Willow", "Yarrow",
 )  # fmt: skip
 LAST = (
     "Acre", "Bank", "Cross", "Dene", "Edge", "Fold", "Gate", "Hollow", "Isle", "Junction", "Knoll", "Landing", "Mead",
@@ -34,15 +34,15 @@ LAST = (
 COUNTIES = ("Aldshire", "Brackmoor", "Cressley", "Dunmarch", "Eskford", "Farnwold", "Glenmere")
 # theme: (plural, name column, text columns with their values, number columns with their ranges)
 THEMES = (
-    ("Orchards", "Orchard", {"Fruit": ("apple", "pear", "plum", "cherry", "quince")}, {"Trees": (40, 900), "Planted": (1901, 1999)}),
-    ("Ferries", "Ferry", {"Crossing": ("lake", "river", "strait", "bay")}, {"Seats": (20, 400), "Built": (1920, 2010)}),
-    ("Windmills", "Windmill", {"Type": ("post mill", "smock mill", "tower mill")}, {"Height (ft)": (30, 120), "Opened": (1700, 1890)}),
-    ("Museums", "Museum", {"Subject": ("coins", "clocks", "trains", "glass", "maps")}, {"Visitors": (100, 9000), "Rooms": (3, 60)}),
-    ("Bridges", "Bridge", {"Material": ("stone", "iron", "timber", "steel")}, {"Length": (12, 800), "Year": (1750, 2005)}),
-    ("Chess Clubs", "Club", {"Division": ("first", "second", "third")}, {"Members": (8, 150), "Points": (0, 60)}),
-    ("Bakeries", "Bakery", {"Speciality": ("rye bread", "fruit tart", "oat cake", "honey roll")}, {"Loaves": (60, 900), "Staff": (2, 40)}),
-    ("Lighthouses", "Lighthouse", {"Light": ("white", "red", "green")}, {"Steps": (40, 300), "First lit": (1780, 1950)}),
-)  # fmt: skip
+    ("Orchards", "Orchard", {"Fruit": "apple,pear,plum,cherry,quince"}, {"Trees": (40, 900), "Planted": (1901, 1999)}),
+    ("Ferries", "Ferry", {"Crossing": "lake,river,strait,bay"}, {"Seats": (20, 400), "Built": (1920, 2010)}),
+    ("Windmills", "Windmill", {"Type": "post,smock,tower"}, {"Height (ft)": (30, 120), "Opened": (1700, 1890)}),
+    ("Museums", "Museum", {"Subject": "coins,clocks,trains,glass"}, {"Visitors": (100, 9000), "Rooms": (3, 60)}),
+    ("Bridges", "Bridge", {"Material": "stone,iron,timber,steel"}, {"Length": (12, 800), "Year": (1750, 2005)}),
+    ("Chess Clubs", "Club", {"Division": "first,second,third"}, {"Members": (8, 150), "Points": (0, 60)}),
+    ("Bakeries", "Bakery", {"Speciality": "rye bread,fruit tart,oat cake"}, {"Loaves": (60, 900), "Staff": (2, 40)}),
+    ("Lighthouses", "Lighthouse", {"Light": "white,red,green"}, {"Steps": (40, 300), "First lit": (1780, 1950)}),
+)
 
 
 def items(split: str, n: int, seed: int) -> list[dict]:
@@ -55,13 +55,16 @@ def _draw(rng: random.Random, test: bool) -> dict | None:
     table = f"{rng.choice(REGIONS)} {plural} {rng.randint(1950, 2020)}"
     if reserved("table", table) != test:
         return None
-    texts = {"County": COUNTIES, **texts}
+    texts = {"County": COUNTIES, **{column: values.split(",") for column, values in texts.items()}}
     columns = [key, *rng.sample([*texts, *numbers], len(texts) + len(numbers))]
     count = rng.choice(ROWS)
     names = _names(rng, test, count + 1)
     # Numbers differ from row to row, so that the first and the last are unique.
     drawn = {c: rng.sample(range(*numbers[c]), count + 1) if c in numbers else None for c in columns}
-    made = [[names[i], *(str(drawn[c][i]) if drawn[c] else rng.choice(texts[c]) for c in columns[1:])] for i in range(count + 1)]
+    made = [
+        [names[i], *(str(drawn[c][i]) if drawn[c] else rng.choice(texts[c]) for c in columns[1:])]
+        for i in range(count + 1)
+    ]
     *rows, spare = made
     kind = rng.choice(TYPES)
     world = _World(rng, table, columns, rows, spare, list(texts), list(numbers))

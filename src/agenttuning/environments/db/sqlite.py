@@ -15,8 +15,10 @@ from typing import Any
 from sqlglot import exp
 
 from agenttuning.environments.db import functions
-from agenttuning.environments.db.dialect import Plan, SQLError, Translator, Type, syntax_error
+from agenttuning.environments.db.dialect import Plan, Translator
 from agenttuning.environments.db.episode import SHOWN_CHARS, Result, quoted
+from agenttuning.environments.db.expressions import Type
+from agenttuning.environments.db.messages import SQLError, syntax_error
 from agenttuning.environments.db.scoring import table_hash
 
 STATEMENT_CHARS = 20_000
@@ -35,7 +37,9 @@ _LIMITS = {
 }
 _BUILT_IN = {"count", "sum", "avg", "min", "max", "coalesce", "row_number", "rank", "dense_rank"}
 _NAME = r"(?:(?:`(?:[^`]|``)+`|\w+)\.)?(`(?:[^`]|``)+`|\w+)"
-_DESCRIBE = re.compile(rf"\s*(?:DESC|DESCRIBE|EXPLAIN|SHOW\s+(?:FULL\s+)?(?:COLUMNS|FIELDS)\s+(?:FROM|IN))\s+{_NAME}\s*;?\s*", re.I)
+_DESCRIBE = re.compile(
+    rf"\s*(?:DESC|DESCRIBE|EXPLAIN|SHOW\s+(?:FULL\s+)?(?:COLUMNS|FIELDS)\s+(?:FROM|IN))\s+{_NAME}\s*;?\s*", re.I
+)
 _SHOW = re.compile(r"\s*SHOW\s+(?:FULL\s+)?(TABLES|DATABASES|SCHEMAS|WARNINGS|ERRORS)\s*;?\s*", re.I)
 # A column's name in quotes is a text, which MySQL does not take in this place.
 _QUOTED_NAMES = re.compile(rf"\s*(?:INSERT|REPLACE)\s+(?:IGNORE\s+)?(?:INTO\s+)?{_NAME}\s*\([^)]*?(['\"].*)", re.I)
@@ -143,7 +147,9 @@ class SQLiteTable:
         if "database or disk is full" in text:
             return SQLError(f"1114 (HY000): The table '{self.name}' is full")
         if "string or blob too big" in text:
-            return SQLError("1301 (HY000): Result of function was larger than max_allowed_packet (16777216) - truncated")
+            return SQLError(
+                "1301 (HY000): Result of function was larger than max_allowed_packet (16777216) - truncated"
+            )
         return SQLError(f"1064 (42000): You have an error in your SQL syntax ({text})")
 
     def hash(self) -> str:
@@ -187,7 +193,12 @@ def _shown(value: Any, kind: Type) -> Any:
 
 def _clause(tree: exp.Expression, name: str) -> str:
     bare = name.rpartition(".")[2].lower()
-    names = {exp.Where: "where clause", exp.Order: "order clause", exp.Group: "group statement", exp.Having: "having clause"}
+    names = {
+        exp.Where: "where clause",
+        exp.Order: "order clause",
+        exp.Group: "group statement",
+        exp.Having: "having clause",
+    }
     for column in tree.find_all(exp.Column):
         if column.name.lower() == bare:
             place = column.find_ancestor(exp.Where, exp.Order, exp.Group, exp.Having, exp.Join, exp.Select)
