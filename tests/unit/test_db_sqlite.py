@@ -5,6 +5,7 @@ What is expected of a statement is what MariaDB 10.11 gave back; test_db_mysql.p
 
 from __future__ import annotations
 
+import sqlite3
 import time
 
 import pytest
@@ -61,6 +62,28 @@ def test_hostile_statements_are_refused_or_bounded(environment, name: str) -> No
     assert len(shown) <= 811 and "root:" not in shown
     assert environment.table.hash().startswith("[('")
     assert step(environment, "SELECT 1 + 1") == "[(2,)]"
+
+
+def test_sqlites_own_insides_are_out_of_reach_even_past_the_translation(environment) -> None:
+    connection = environment.table.connection
+    for statement in (
+        "SELECT * FROM sqlite_master",
+        "SELECT randomblob(9)",
+        "PRAGMA table_info(Players)",
+        "ATTACH DATABASE ':memory:' AS x",
+        "CREATE TABLE x (a)",
+        "DROP TABLE Players",
+        "WITH RECURSIVE c AS (SELECT 1 x UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c",
+    ):
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized|prohibited"):
+            connection.execute(statement)
+
+
+def test_a_table_cannot_grow_without_end(environment) -> None:
+    for _ in range(14):
+        environment.step("sql: INSERT INTO Players SELECT * FROM Players")
+    assert step(environment, "INSERT INTO Players SELECT a.* FROM Players a, Players b").startswith(("3024", "1114"))
+    assert environment.table.connection.execute("SELECT COUNT(*) FROM Players").fetchone()[0] < 200_000
 
 
 @settings(max_examples=150, deadline=None)

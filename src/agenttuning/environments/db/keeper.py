@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 FILE_BYTES = 512 * 2**20  # a table that hostile statements blow up is full here, and the disk is not
 POLL_S = 0.5
@@ -22,7 +23,7 @@ def main(folder: str, parent: int, command: list[str]) -> int:
     """Run `command` until it ends, stdin closes or the parent changes. Returns its exit status, 0 when it was ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which then ends us
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
-    with open(os.path.join(folder, "log"), "ab") as log:
+    with Path(folder, "log").open("ab") as log:
         # Python ignores SIGXFSZ; kept for the server, which then sees an error instead of the signal
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, restore_signals=False, cwd=folder

@@ -25,7 +25,8 @@ REGIONS = (
 )  # fmt: skip
 FIRST = (
     "Amber", "Birch", "Copper", "Dapple", "Ember", "Fallow", "Granite", "Hazel", "Ivory", "Juniper", "Kestrel",
-    "Linden", "Maple", "Nettle", "Ochre", "Pewter", "Quartz", "Rowan", "Sable", "Thistle", "Umber", "Violet", "Willow", "Yarrow",
+    "Linden", "Maple", "Nettle", "Ochre", "Pewter", "Quartz", "Rowan", "Sable", "Thistle", "Umber",
+    "Violet", "Willow", "Yarrow",
 )  # fmt: skip
 LAST = (
     "Acre", "Bank", "Cross", "Dene", "Edge", "Fold", "Gate", "Hollow", "Isle", "Junction", "Knoll", "Landing", "Mead",
