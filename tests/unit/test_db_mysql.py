@@ -287,6 +287,22 @@ def test_a_dead_server_is_never_a_wrong_answer() -> None:
     assert not folder.exists()
 
 
+def test_a_server_that_dies_in_a_statement_is_not_the_models_fault() -> None:
+    with db.serve(db.MYSQL, statement_s=30) as room:
+        made = room.make(item())
+        made.reset()
+        folder = Path(made.table.server.where["unix_socket"]).parent
+        killer = threading.Timer(0.5, os.kill, [int((folder / "pid").read_text()), signal.SIGKILL])
+        killer.start()
+        with pytest.raises(ServerFailed, match="in a statement"):
+            made.step("sql: SELECT SLEEP(20)")
+        killer.join()
+        with pytest.raises(ServerFailed):
+            made.score()
+        with pytest.raises(ServerFailed):
+            made.close()
+
+
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agenttuning import protocols
 from agenttuning.environments import db
+from agenttuning.environments.db.sqlite import TOO_MUCH
 from agenttuning.episodes.runner import play
 from agenttuning.policies.expert import expert
 from agenttuning.policies.random_policy import random_policy
@@ -77,6 +78,13 @@ def test_sqlites_own_insides_are_out_of_reach_even_past_the_translation(environm
     ):
         with pytest.raises(sqlite3.DatabaseError, match="not authorized|prohibited"):
             connection.execute(statement)
+
+
+def test_the_work_of_functions_is_bounded_for_each_statement(environment) -> None:
+    tables = ", ".join(f"Players {name}" for name in "abcde")
+    long = f"SELECT COUNT(*) FROM {tables} WHERE CONCAT(a.Name, REPEAT(e.Name, 4000)) LIKE '%x'"
+    assert step(environment, long) == TOO_MUCH
+    assert step(environment, "SELECT LENGTH(REPEAT('ab', 9000))") == "[(18000,)]"
 
 
 def test_a_table_cannot_grow_without_end(environment) -> None:
