@@ -1,0 +1,130 @@
+"""A MariaDB server of our own: on a unix socket in a temporary folder, without network, gone when we are."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agenttuning.environments import Missing
+
+KEEPER = Path(__file__).with_name("keeper.py")
+INSTALL = Missing("mariadbd and mariadb-install-db (Debian: mariadb-server)", "apt-get install mariadb-server")
+START_S = 60.0
+SOCKET_CHARS = 100  # a unix socket's path has room for 107 bytes
+# MySQL 8's default is utf8mb4_0900_ai_ci: case- and accent-insensitive, trailing blanks count. This is MariaDB's like.
+COLLATION = "utf8mb4_uca1400_nopad_ai_ci"
+SETTINGS = (
+    "--skip-networking",
+    "--skip-name-resolve",
+    "--skip-log-bin",
+    "--local-infile=0",
+    "--performance-schema=0",
+    "--character-set-server=utf8mb4",
+    f"--collation-server={COLLATION}",
+    "--max-connections=400",
+    "--max-allowed-packet=4M",  # of a statement, a row and a string
+    "--max-session-mem-used=256M",
+    "--max-heap-table-size=16M",
+    "--tmp-table-size=16M",
+    "--innodb-buffer-pool-size=64M",
+    "--innodb-log-file-size=32M",
+    "--innodb-flush-log-at-trx-commit=0",  # the data die with the run
+    "--innodb-doublewrite=0",
+    "--innodb-flush-method=nosync",
+    "--debug-no-sync",
+)
+
+
+class ServerFailed(RuntimeError):
+    """The database server could not be started or is gone; it says nothing about the model."""
+
+
+def binary(name: str) -> str | None:
+    """Path of one of MariaDB's programs, also where /usr/sbin is not searched; None when it is not installed."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/libexec")
+
+
+def missing() -> list[Missing]:
+    """What this machine lacks for a server of our own."""
+    return [] if binary("mariadbd") and binary("mariadb-install-db") else [INSTALL]
+
+
+def _user(folder: Path) -> str | None:
+    # As root, mariadbd wants to be told a user; it gets one that owns nothing, if that one can reach the folder.
+    if os.geteuid() != 0:
+        return None
+    reachable = all(parent.stat().st_mode & 0o001 for parent in folder.parents)
+    for name in ("mysql", "nobody") if reachable else ():
+        try:
+            account = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        return name
+    return "root"
+
+
+@contextmanager
+def running() -> Iterator[dict]:
+    """Start the server; gives pymysql's arguments for its administrator. Raises ServerFailed when it does not start."""
+    folder = Path(tempfile.mkdtemp(prefix="agenttuning-db-"))
+    socket = folder / "s"
+    try:
+        if len(os.fsencode(socket)) > SOCKET_CHARS:
+            raise ServerFailed(f"{socket} is too long for a unix socket; set TMPDIR to a shorter folder, such as /tmp")
+        user = _user(folder)
+        _install(folder, user)
+        keeper = _start(folder, user)
+        try:
+            _wait(socket, keeper, folder)
+            yield {"unix_socket": str(socket), "user": "root", "ssl_disabled": True}
+        finally:
+            keeper.stdin.close()
+            try:
+                keeper.wait(30)
+            except subprocess.TimeoutExpired:
+                keeper.kill()
+                keeper.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _install(folder: Path, user: str | None) -> None:
+    command = [binary("mariadb-install-db"), "--no-defaults", f"--datadir={folder / 'data'}", "--skip-test-db"]
+    command += ["--auth-root-authentication-method=normal", *([f"--user={user}"] if user else [])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, stdin=subprocess.DEVNULL, timeout=300)
+    if done.returncode:
+        raise ServerFailed(f"mariadb-install-db ended with {done.returncode}: {(done.stderr or done.stdout)[-400:]}")
+
+
+def _start(folder: Path, user: str | None) -> subprocess.Popen:
+    files = folder / "files"
+    files.mkdir()
+    server = [binary("mariadbd"), "--no-defaults", f"--datadir={folder / 'data'}", f"--socket={folder / 's'}"]
+    server += [f"--pid-file={folder / 'pid'}", f"--secure-file-priv={files}", *SETTINGS]
+    server += [f"--user={user}"] if user else []
+    command = [sys.executable, "-I", "-S", str(KEEPER), str(folder), str(os.getpid()), *server]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=folder)
+
+
+def _wait(socket: Path, keeper: subprocess.Popen, folder: Path) -> None:
+    import pymysql
+
+    end = time.monotonic() + START_S
+    while True:
+        try:
+            pymysql.connect(unix_socket=str(socket), user="root", ssl_disabled=True).close()
+            return
+        except pymysql.err.OperationalError as error:
+            if keeper.poll() is not None or time.monotonic() > end:
+                log = (folder / "log").read_text(errors="replace")[-800:] if (folder / "log").exists() else ""
+                raise ServerFailed(f"mariadbd did not start ({error}); its log ends with:\n{log}") from error
+        time.sleep(0.05)
