@@ -1,0 +1,308 @@
+"""One small Linux in a sandbox: bubblewrap over an overlay, whose writes live in memory and end with it.
+
+How it is built, in two user namespaces, so that root inside is nobody outside and cannot unbuild it:
+
+    outer   made by `unshare`; owns the mounts, the process ids and the (empty) network. The overlay is mounted here
+            over the read-only root file system, then bubblewrap makes the rest and starts process 1, which waits for
+            the end of a pipe that the runner holds: when the runner dies, however it dies, so does everything inside.
+    inner   where commands run, as its root: it may chown, useradd and kill inside, and has no power over mounts,
+            network or process 1, which belong to the outer one. Further namespaces cannot be made.
+
+When the runner is root, root inside is user BASE outside, one of a range of ids that nobody has, so that `useradd`
+works. Else root inside is the runner's own user id, the only one there is: files of other owners cannot be made, and
+the file system alone keeps the runner's files away. Commands enter with `nsenter`, so that their exit status is the
+kernel's word, not that of a process inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from agenttuning.environments.os_interaction import reaper
+from agenttuning.environments.os_interaction.limits import Group, Limits, open_group
+
+BASE, IDS = 0x00500000, 65536  # above the ranges of Debian's useradd (from 100000, 65536 each) for 80 users
+TOOLS = ("bwrap", "unshare", "nsenter", "setpriv", "mount", "sh")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "TERM": "xterm"}
+BOOT_S = 30.0
+OUTPUT_BYTES = 100_000  # of one fresh command; it may become an argument of the next, and the kernel takes 128 KiB
+SHM_BYTES = 16 * 2**20
+
+# Until `read` returns, the runner writes the id maps. The working directory is the root file system: the ids inside may
+# not be allowed to walk to it.
+_ENTER = 'echo; read _; exec setpriv --reuid=0 --regid=0 "$0" sh -c "$@"'
+_BUILD = """set -e
+mount -t tmpfs -o size=$1,nr_inodes=$2,mode=755 tmpfs /tmp
+mkdir /tmp/upper /tmp/work /tmp/root
+mount -t overlay -o lowerdir=.,upperdir=/tmp/upper,workdir=/tmp/work,userxattr overlay /tmp/root
+unshare --user sh -c 'echo; exec sleep 100' > /tmp/ready &
+while ! [ -s /tmp/ready ]; do kill -0 $!; sleep 0.001; done
+echo "0 0 $3" > /proc/$!/uid_map
+echo "0 0 $3" > /proc/$!/gid_map
+cd /proc/sys/user
+for kind in user net pid ipc uts cgroup time; do [ ! -e max_${kind}_namespaces ] || echo 1 > max_${kind}_namespaces; done
+echo 2 > max_mnt_namespaces
+echo $!
+read _
+kill $!
+exec bwrap --bind /tmp/root / --proc /proc --dev /dev --size $4 --tmpfs /dev/shm --remount-ro /dev \
+  --unshare-pid --unshare-net --unshare-ipc --unshare-uts --hostname $5 --cap-drop ALL --clearenv --setenv PATH "$6" \
+  --chdir / --info-fd $7 --as-pid-1 bash
+"""
+
+
+class SandboxError(RuntimeError):
+    """The sandbox itself failed: nothing is said about the model."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A fresh command's exit status (None: it ran past its time) and the beginning of stdout and stderr together."""
+
+    code: int | None
+    output: str
+
+
+def id_map() -> tuple[int, int]:
+    """(first id outside, number of ids) that are ids 0, 1, ... inside."""
+    return (BASE, IDS) if os.geteuid() == 0 else (os.geteuid(), 1)
+
+
+def write_maps(pid: int) -> None:
+    """Give the user namespace of a process its ids."""
+    first, count = id_map()
+    folder = Path("/proc") / str(pid)
+    if count == 1:
+        (folder / "setgroups").write_text("deny")
+    (folder / "uid_map").write_text(f"0 {first} {count}\n")
+    (folder / "gid_map").write_text(f"0 {first if count > 1 else os.getegid()} {count}\n")
+
+
+def groups_option() -> str:
+    """The option of setpriv that leaves no group of the runner where that can be done."""
+    return "--clear-groups" if id_map()[1] > 1 else "--keep-groups"
+
+
+class Sandbox:
+    """A running sandbox over `rootfs` (a folder made by rootfs.py). Raises SandboxError when it cannot be started."""
+
+    def __init__(self, rootfs: Path, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.name = uuid.uuid4().hex[:12]  # looks like docker's host names
+        self.group: Group = open_group(f"agenttuning-os-{self.name}", self.limits)
+        self.record = reaper.Record(self.name, self.group.folders)
+        self.inner: int | None = None  # descriptors: the inner user namespace, process 1
+        self.first: int | None = None
+        self.process: subprocess.Popen | None = None
+        try:
+            self._start(rootfs)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError | ValueError | KeyError):
+                raise SandboxError(f"a sandbox over {rootfs} could not be started: {error}") from error
+            raise
+
+    def _start(self, rootfs: Path) -> None:
+        count = id_map()[1]
+        read, write = os.pipe()
+        numbers = (self.limits.disk_bytes, self.limits.files, count, SHM_BYTES, self.name, PATH, write)
+        inside = ["unshare", "--user", "--mount", "--keep-caps", "sh", "-c", _ENTER, groups_option(), _BUILD, "sh"]
+        try:
+            self.process = subprocess.Popen(
+                ["sh", "-c", self.group.join + 'exec "$@"', "sh", *inside, *map(str, numbers)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=rootfs,
+                env=ENVIRONMENT,
+                pass_fds=[write],
+                start_new_session=True,
+            )
+            os.close(write)
+            write = None
+            deadline = time.monotonic() + BOOT_S
+            self._line(deadline)
+            write_maps(self.process.pid)
+            self._say()
+            self.inner = os.open(f"/proc/{int(self._line(deadline))}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            self._say()
+            told = _until_closed(read, deadline)
+            self.pid = json.loads(told)["child-pid"]
+            self.first = os.pidfd_open(self.pid)
+            self.record.write(self.process.pid, self.pid)
+            # Process 1 reads its commands from us; that it answers says that the mounts are in place.
+            self._say("echo")
+            self._line(deadline)
+        except (SandboxError, ValueError, OSError) as error:
+            raise SandboxError(f"{error}; {self._errors()}") from error
+        finally:
+            os.close(read)
+            if write is not None:
+                os.close(write)
+        with contextlib.suppress(OSError):
+            # Out of memory inside shall kill what used it up.
+            Path(f"/proc/{self.pid}/oom_score_adj").write_text("-1000")
+
+    def _say(self, line: str = "") -> None:
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def _line(self, deadline: float) -> str:
+        line = b""
+        while not line.endswith(b"\n"):
+            if not _ready(self.process.stdout.fileno(), deadline):
+                raise SandboxError(f"not ready after {BOOT_S:.0f} s")
+            byte = os.read(self.process.stdout.fileno(), 1)
+            if not byte:
+                raise SandboxError("it ended while it was being built")
+            line += byte
+        return line.decode().strip()
+
+    def _errors(self) -> str:
+        stderr = self.process.stderr.fileno()
+        return os.read(stderr, 2000).decode(errors="replace").strip() if _ready(stderr, time.monotonic() + 0.2) else ""
+
+    @property
+    def guards(self) -> str:
+        """What holds this sandbox, in one line."""
+        first, count = id_map()
+        who = f"root inside is user {first} outside" if count > 1 else "root inside is the runner's user outside"
+        pids = "control group" if "pids" in self.group.holds else "rlimit"
+        memory = "control group" if "memory" in self.group.holds else "rlimit of each process"
+        return (
+            f"{who}, no network, {self.limits.pids} processes ({pids}), {self.limits.memory_bytes >> 20} MB of memory "
+            f"({memory}), {self.limits.disk_bytes >> 20} MB of files"
+        )
+
+    def alive(self) -> bool:
+        """True while process 1 runs."""
+        return self.first is not None and not _ready(self.first, 0)
+
+    def argv(self, *command: str) -> list[str]:
+        """The command line that runs `command` inside as root, in a shell-free way."""
+        if not self.alive():
+            raise SandboxError(f"the sandbox {self.name} has died")
+        spaces = ["--mount", "--pid", "--net", "--ipc", "--uts", f"--user=/proc/{os.getpid()}/fd/{self.inner}"]
+        if id_map()[1] > 1:
+            enter = ["nsenter", "-t", str(self.pid), *spaces, "-S", "0", "-G", "0", "--", *command]
+        else:
+            # Power over the outer namespace first: without it nothing of it may be entered.
+            outer = ["nsenter", "-t", str(self.pid), "--user", "--preserve-credentials", "--"]
+            enter = [*outer, "nsenter", "-t", str(self.pid), *spaces, "--preserve-credentials", "--", *command]
+        return ["sh", "-c", self.group.join + self.limits.shell + 'exec "$@"', "sh", *enter]
+
+    def run(self, command: list[str], timeout_s: float) -> Ran:
+        """Run a fresh command, without input, and wait for its end; what it leaves in the background stays.
+
+        Raises SandboxError when the sandbox dies of it or cannot be entered.
+        """
+        ran = run_host(self.argv(*command), ENVIRONMENT, timeout_s)
+        if not self.alive():
+            raise SandboxError(f"the sandbox {self.name} died during {command[0]}")
+        return ran
+
+    def close(self) -> None:
+        """Kill everything inside and remove what it held. May be called twice."""
+        if self.first is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.first, signal.SIGKILL)
+        if self.process is not None:
+            self.process.stdin.close()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process.stdout.close()
+            self.process.stderr.close()
+            self.process = None
+        for descriptor in (self.first, self.inner):
+            if descriptor is not None:
+                os.close(descriptor)
+        self.first = self.inner = None
+        if self.group.remove():
+            self.record.remove()
+
+
+def run_host(argv: list[str], environment: dict[str, str], timeout_s: float) -> Ran:
+    """Run a command line without input, keep the beginning of its output, kill it after `timeout_s` seconds."""
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        cwd="/",
+        start_new_session=True,
+    )
+    ended = os.pidfd_open(process.pid)
+    kept, pipe, deadline = bytearray(), process.stdout.fileno(), time.monotonic() + timeout_s
+    os.set_blocking(pipe, False)
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            ready = dict(poll.poll(left * 1000))
+            # Its end first, then the rest of its output: a process left behind may hold the pipe open for ever.
+            over = ended in ready
+            if pipe in ready and not _drain(pipe, kept):
+                poll.unregister(pipe)
+            if over:
+                while _ready(pipe, 0) and _drain(pipe, kept) and time.monotonic() < deadline:
+                    pass
+                return Ran(process.wait(), _text(kept))
+        return Ran(None, _text(kept))
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        os.close(ended)
+
+
+def _drain(pipe: int, kept: bytearray) -> bool:
+    try:
+        piece = os.read(pipe, 65536)
+    except BlockingIOError:
+        return True
+    kept += piece[: max(0, OUTPUT_BYTES - len(kept))]
+    return bool(piece)
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace").replace("\0", "")
+
+
+def _ready(descriptor: int, deadline: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+def _until_closed(descriptor: int, deadline: float) -> bytes:
+    data = b""
+    while b"}" not in data:
+        if not _ready(descriptor, deadline):
+            raise SandboxError(f"not ready after {BOOT_S:.0f} s")
+        piece = os.read(descriptor, 4096)
+        if not piece:
+            raise SandboxError("bubblewrap ended while it was starting")
+        data += piece
+    return data
+
+
+def lacking() -> list[str]:
+    """The tools of TOOLS that this machine lacks."""
+    return [tool for tool in TOOLS if shutil.which(tool) is None]
