@@ -36,8 +36,8 @@ def closure(needed: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
     missing = [name for name in needed if name not in known]
     if missing:
         raise UserError(
-            f"the packages {', '.join(missing)} are not installed here as Debian packages; a root file system cannot be "
-            "made of this machine's packages; build one with mmdebstrap (--source debian)"
+            f"the packages {', '.join(missing)} are not installed here as Debian packages; a root file system cannot "
+            "be made of this machine's packages; build one with mmdebstrap (--source debian)"
         )
     found: set[str] = set()
     open_ = [*needed, *(name for name in wanted if name in known)]
@@ -50,9 +50,14 @@ def closure(needed: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def usable() -> bool:
+    """True on a machine whose packages are Debian's."""
+    return shutil.which("dpkg-query") is not None
+
+
 def _installed() -> dict[str, list[list[str]]]:
     """Package -> its dependencies, each a list of alternatives; also under the names that packages provide."""
-    if shutil.which("dpkg-query") is None:
+    if not usable():
         raise UserError(
             "this machine has no dpkg; its packages cannot be taken; build a root file system with mmdebstrap"
         )
@@ -78,7 +83,7 @@ def _bare(relation: str) -> str:
 def archive(packages: Iterable[str], skipped: tuple[str, ...]) -> IO[bytes]:
     """A tar archive of the packages' files, owners by number."""
     files = _files(packages, skipped)
-    stream = tempfile.TemporaryFile()
+    stream = tempfile.TemporaryFile()  # noqa: SIM115  (the caller reads it)
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name in _FOLDERS:
             _folder(tar, name, 0o1777 if name.endswith("tmp") else 0o700 if name == "root" else 0o755)
@@ -103,7 +108,7 @@ def archive(packages: Iterable[str], skipped: tuple[str, ...]) -> IO[bytes]:
 
 def _files(packages: Iterable[str], skipped: tuple[str, ...]) -> list[str]:
     # dpkg names /bin/bash what lies in /usr/bin where the folders are merged.
-    known = {name for name in packages}
+    known = set(packages)
     form = "${Package}\t${db-fsys:Files}\n"
     listed = subprocess.run(["dpkg-query", "-W", "-f", form], capture_output=True, text=True, check=True).stdout
     changed = _changed()
@@ -116,8 +121,8 @@ def _files(packages: Iterable[str], skipped: tuple[str, ...]) -> list[str]:
         path = line.strip()
         if package not in known or path in ("", "/.") or path.startswith(skipped) or path in changed:
             continue
-        parent, base = os.path.split(path)
-        found[os.path.join(os.path.realpath(parent), base)] = None
+        parent, _, base = path.rpartition("/")
+        found[f"{os.path.realpath(parent or '/').rstrip('/')}/{base}"] = None
     return sorted(path for path in found if os.path.lexists(path) and path.lstrip("/") not in _LINKS)
 
 
@@ -169,7 +174,9 @@ def _made() -> list[tuple[str, str, int]]:
         ("root/.profile", _read("/usr/share/base-files/dot.profile"), 0o644),
         ("etc/pam.d/common-auth", _PAM, 0o644),
     ]
-    made += [(f"etc/pam.d/common-{kind}", _PERMIT.format(kind=kind), 0o644) for kind in ("account", "session", "password")]
+    made += [
+        (f"etc/pam.d/common-{kind}", _PERMIT.format(kind=kind), 0o644) for kind in ("account", "session", "password")
+    ]
     made.append(("etc/pam.d/common-session-noninteractive", _PERMIT.format(kind="session"), 0o644))
     return made
 
@@ -182,15 +189,18 @@ def _read(path: str) -> str:
 
 
 def _alternatives(written: set[str]) -> list[tuple[str, str]]:
-    """(link, target) of the alternatives, such as awk, that end at a file of the tree."""
-    links = []
+    """(link, target) of sh, awk, and the alternatives that end at a file of the tree."""
+    links = [] if "usr/bin/sh" in written else [("usr/bin/sh", "dash")]
+    if "usr/bin/mawk" in written:
+        links.append(("usr/bin/awk", "mawk"))  # the machine's awk may be one that is not in the tree
     for path in sorted(Path("/etc/alternatives").glob("*")):
         try:
-            target = os.readlink(path)
+            target = str(path.readlink())
         except OSError:
             continue
         final = os.path.realpath(target).lstrip("/")
         name = f"usr/bin/{path.name}"
-        if final in written and final.startswith("usr/bin/") and os.path.islink(f"/{name}"):
+        here = final in written and final.startswith("usr/bin/") and Path("/", name).is_symlink()
+        if here and path.name != "awk":
             links += [(f"etc/alternatives/{path.name}", target), (name, f"/etc/alternatives/{path.name}")]
     return links

@@ -53,7 +53,8 @@ class Group:
 
     def remove(self, patience_s: float = 2.0) -> bool:
         """Remove the groups, whose processes must have been killed. False when one is still in use after the wait."""
-        return all([_remove(folder, patience_s) for folder in self.folders])
+        gone = [_remove(folder, patience_s) for folder in self.folders]  # each of them, also after one that failed
+        return all(gone)
 
 
 def open_group(name: str, limits: Limits) -> Group:

@@ -33,10 +33,21 @@ VERSION = 1  # of what is built; an older tree is built anew
 MANIFEST, TREE = "manifest.json", "root"
 # What AgentBench's images add to a bare system (data/os_interaction/res/dockerfiles/default), without pip, and what its
 # example scripts call. `installed` takes those of them that the machine has.
-NEEDED = ("bash", "coreutils", "findutils", "grep", "sed", "mawk", "procps", "python3", "passwd", "login", "util-linux")
+NEEDED = (
+    "base-files", "base-passwd", "bash", "bsdutils", "coreutils", "dash", "debianutils", "diffutils", "findutils",
+    "grep", "gzip", "hostname", "libc-bin", "login", "mawk", "ncurses-base", "ncurses-bin", "passwd", "perl-base",
+    "procps", "python3", "sed", "tar", "util-linux",
+)  # fmt: skip
 WANTED = ("tree", "zip", "unzip", "curl", "wget", "file", "bsdextrautils", "less", "adduser", "vim-tiny", "sudo", "git")
 HOST_WANTED = ("tree", "zip", "unzip", "file", "bsdextrautils", "adduser")
-SKIPPED = ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info", "/var/cache", "/usr/share/lintian")
+SKIPPED = (
+    "/usr/share/doc",
+    "/usr/share/man",
+    "/usr/share/locale",
+    "/usr/share/info",
+    "/var/cache",
+    "/usr/share/lintian",
+)
 # In our words, after what Ubuntu's root has: title, prompt and colours are in the observations AgentLM was trained on.
 BASHRC = r"""[ -z "$PS1" ] && return
 PS1='\[\e]0;\u@\h: \w\a\]\u@\h:\w\$ '

@@ -30,11 +30,13 @@ from pathlib import Path
 
 from agenttuning.environments.os_interaction import reaper
 from agenttuning.environments.os_interaction.limits import Group, Limits, open_group
+from agenttuning.environments.os_interaction.shell import Shell
 
 BASE, IDS = 0x00500000, 65536  # above the ranges of Debian's useradd (from 100000, 65536 each) for 80 users
 TOOLS = ("bwrap", "unshare", "nsenter", "setpriv", "mount", "sh")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "TERM": "xterm"}
+SHELL = ("setsid", "-c", "bash", "--noediting", "--login")  # setsid: a session of its own, for Ctrl-C
 BOOT_S = 30.0
 OUTPUT_BYTES = 100_000  # of one fresh command; it may become an argument of the next, and the kernel takes 128 KiB
 SHM_BYTES = 16 * 2**20
@@ -51,7 +53,7 @@ while ! [ -s /tmp/ready ]; do kill -0 $!; sleep 0.001; done
 echo "0 0 $3" > /proc/$!/uid_map
 echo "0 0 $3" > /proc/$!/gid_map
 cd /proc/sys/user
-for kind in user net pid ipc uts cgroup time; do [ ! -e max_${kind}_namespaces ] || echo 1 > max_${kind}_namespaces; done
+for file in max_*_namespaces; do echo 1 > $file; done
 echo 2 > max_mnt_namespaces
 echo $!
 read _
@@ -211,6 +213,10 @@ class Sandbox:
         if not self.alive():
             raise SandboxError(f"the sandbox {self.name} died during {command[0]}")
         return ran
+
+    def shell(self) -> Shell:
+        """A terminal with a login shell, as a container gives it."""
+        return Shell(self.argv(*SHELL), ENVIRONMENT)
 
     def close(self) -> None:
         """Kill everything inside and remove what it held. May be called twice."""
