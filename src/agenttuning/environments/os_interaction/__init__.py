@@ -61,7 +61,7 @@ def missing(backend: str, **where) -> list[Missing]:
     if not Path("/proc/self/ns/user").exists():
         lacks.append(Missing("user namespaces", "a kernel that has them, or the docker backend"))
     if not lacks and _tree(where.get("rootfs")) is None and not installed.usable():
-        command = "python -m agenttuning.environments.os_interaction.rootfs"
+        command = "python -m agenttuning.environments.os_interaction"
         lacks.append(Missing("a root file system", f"{command} {where.get('rootfs') or ''}".strip()))
     return lacks
 

@@ -21,7 +21,10 @@ from typing import IO
 from agenttuning.errors import UserError
 
 _LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_FOLDERS = ("dev", "proc", "sys", "run", "home", "mnt", "media", "opt", "srv", "boot", "var/tmp", "tmp", "root")
+_FOLDERS = (
+    "dev", "proc", "sys", "run", "home", "mnt", "media", "opt", "srv", "boot", "var/tmp", "tmp", "root", "usr/local",
+    "usr/local/bin", "usr/local/sbin", "usr/local/lib", "usr/local/share", "usr/local/etc",
+)  # fmt: skip
 # `su` and `useradd` ask PAM; in the sandbox root may, as in a container.
 _PAM = "auth sufficient pam_rootok.so\nauth required pam_deny.so\n"
 _PERMIT = "{kind} required pam_permit.so\n"

@@ -68,7 +68,8 @@ def _files(rng: random.Random, folder: str, names: list[str]) -> tuple[str, list
     below = [f"{folder}/{sub}" for sub in rng.sample(STEMS, 2)]
     paths = [f"{rng.choice([folder, *below])}/{name}" for name in names]
     lines = [f"mkdir -p {folder} {' '.join(below)}"]
-    lines += [f"printf '%{rng.randint(5, 60)}s\\n' {name.split('.')[0]} > {path}" for name, path in zip(names, paths, strict=True)]
+    for name, path in zip(names, paths, strict=True):
+        lines.append(f"printf '%{rng.randint(5, 60)}s\\n' {name.split('.')[0]} > {path}")
     return "\n".join(lines), paths
 
 
@@ -99,7 +100,8 @@ def _find_text(rng: random.Random, folder: str, word: str) -> dict:
 def _largest(rng: random.Random, folder: str, word: str) -> dict:
     names = [f"{stem}.{rng.choice(ENDINGS)}" for stem in rng.sample(STEMS, 7) if stem != word]
     sizes = rng.sample(range(100, 9000), len(names))
-    lines = [f"head -c {size} /dev/zero | tr '\\0' x > {folder}/{name}" for name, size in zip(names, sizes, strict=True)]
+    sized = zip(names, sizes, strict=True)
+    lines = [f"head -c {size} /dev/zero | tr '\\0' x > {folder}/{name}" for name, size in sized]
     init = "\n".join([f"mkdir -p {folder}/{word}", *lines])
     text = rng.choice((
         f"Which file in {folder} is the largest? Answer with its name, without the folder.",

@@ -1,4 +1,4 @@
-"""Builds the root file system that sandboxes show: `python -m agenttuning.environments.os_interaction.rootfs --help`.
+"""Builds the root file system that sandboxes show: `python -m agenttuning.environments.os_interaction --help`.
 
     debian   mmdebstrap: a fresh minimal Debian or Ubuntu from this machine's own package sources, half a minute and the
              network
@@ -11,14 +11,12 @@ root, set-user-id programs included. A tree is built beside its place and moved 
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -89,7 +87,7 @@ def find(folder: Path) -> Rootfs | None:
         raise UserError(
             f"{folder} belongs to ids {manifest.get('ids')}, the sandboxes of this user have {list(id_map())}; root "
             "inside would own none of its files; build one as this user: "
-            "python -m agenttuning.environments.os_interaction.rootfs FOLDER"
+            "python -m agenttuning.environments.os_interaction FOLDER"
         )
     return Rootfs(folder / TREE, manifest["source"])
 
@@ -203,26 +201,3 @@ def unpack(stream, folder: Path) -> None:
     errors = process.communicate()[1].decode(errors="replace").strip()
     if process.returncode != 0:
         raise UserError(f"the root file system could not be unpacked into {folder}: {errors[-600:]}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Build a tree and say where it is."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agenttuning.environments.os_interaction.rootfs",
-        description="Build the root file system of the os task's sandboxes.",
-    )
-    parser.add_argument("folder", nargs="?", type=Path, help="default: a folder of the user's cache")
-    parser.add_argument("--source", choices=("debian", "host"), default="debian", help="default: debian, by mmdebstrap")
-    parser.add_argument("--mirror", action="append", default=[], help="package source, as mmdebstrap takes it")
-    options = parser.parse_args(arguments)
-    try:
-        built = build(options.folder or place(options.source), options.source, tuple(options.mirror))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(built.root)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
