@@ -5,8 +5,8 @@ How it is built, in two user namespaces, so that root inside is nobody outside a
     outer   made by `unshare`; owns the mounts, the process ids and the (empty) network. The overlay is mounted here
             over the read-only root file system, then bubblewrap makes the rest and starts process 1, which waits for
             the end of a pipe that the runner holds: when the runner dies, however it dies, so does everything inside.
-    inner   where commands run, as its root: it may chown, useradd and kill inside, and has no power over mounts,
-            network or process 1, which belong to the outer one. Further namespaces cannot be made.
+    inner   where process 1 and all commands run, as its root: it may chown, useradd and kill inside, and has no power
+            over mounts and network, which belong to the outer one. Further namespaces cannot be made.
 
 When the runner is root, root inside is user BASE outside, one of a range of ids that nobody has, so that `useradd`
 works. Else root inside is the runner's own user id, the only one there is: files of other owners cannot be made, and
@@ -17,6 +17,7 @@ kernel's word, not that of a process inside.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -53,14 +54,15 @@ while ! [ -s /tmp/ready ]; do kill -0 $!; sleep 0.001; done
 echo "0 0 $3" > /proc/$!/uid_map
 echo "0 0 $3" > /proc/$!/gid_map
 cd /proc/sys/user
-for file in max_*_namespaces; do echo 1 > $file; done
+for kind in user cgroup time; do echo 0 > max_${kind}_namespaces; done
+for kind in pid net ipc uts; do echo 1 > max_${kind}_namespaces; done
 echo 2 > max_mnt_namespaces
-echo $!
-read _
+exec 9< /proc/$!/ns/user
 kill $!
-exec bwrap --bind /tmp/root / --proc /proc --dev /dev --size $4 --tmpfs /dev/shm --remount-ro /dev \
-  --unshare-pid --unshare-net --unshare-ipc --unshare-uts --hostname $5 --cap-drop ALL --clearenv --setenv PATH "$6" \
-  --chdir / --info-fd $7 --as-pid-1 bash
+exec bwrap --bind /tmp/root / --proc /proc --size 4096 --tmpfs /proc/tty --remount-ro /proc/tty \
+  --dev /dev --size $4 --tmpfs /dev/shm --remount-ro /dev \
+  --unshare-pid --unshare-net --unshare-ipc --unshare-uts --hostname $5 --clearenv --setenv PATH "$6" --chdir / \
+  --info-fd $7 --as-pid-1 nsenter --user=/proc/self/fd/9 --preserve-credentials sh -c 'exec bash 9<&-'
 """
 
 
@@ -104,8 +106,7 @@ class Sandbox:
         self.name = uuid.uuid4().hex[:12]  # looks like docker's host names
         self.group: Group = open_group(f"agenttuning-os-{self.name}", self.limits)
         self.record = reaper.Record(self.name, self.group.folders)
-        self.inner: int | None = None  # descriptors: the inner user namespace, process 1
-        self.first: int | None = None
+        self.first: int | None = None  # a descriptor of process 1
         self.process: subprocess.Popen | None = None
         try:
             self._start(rootfs)
@@ -117,7 +118,9 @@ class Sandbox:
 
     def _start(self, rootfs: Path) -> None:
         count = id_map()[1]
-        read, write = os.pipe()
+        read, low = os.pipe()
+        write = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)  # the script uses 9 itself
+        os.close(low)
         numbers = (self.limits.disk_bytes, self.limits.files, count, SHM_BYTES, self.name, PATH, write)
         inside = ["unshare", "--user", "--mount", "--keep-caps", "sh", "-c", _ENTER, groups_option(), _BUILD, "sh"]
         try:
@@ -136,8 +139,6 @@ class Sandbox:
             deadline = time.monotonic() + BOOT_S
             self._line(deadline)
             write_maps(self.process.pid)
-            self._say()
-            self.inner = os.open(f"/proc/{int(self._line(deadline))}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             self._say()
             told = _until_closed(read, deadline)
             self.pid = json.loads(told)["child-pid"]
@@ -195,13 +196,13 @@ class Sandbox:
         """The command line that runs `command` inside as root, in a shell-free way."""
         if not self.alive():
             raise SandboxError(f"the sandbox {self.name} has died")
-        spaces = ["--mount", "--pid", "--net", "--ipc", "--uts", f"--user=/proc/{os.getpid()}/fd/{self.inner}"]
+        enter = ["nsenter", "-t", str(self.pid), "--mount", "--pid", "--net", "--ipc", "--uts", "--user"]
         if id_map()[1] > 1:
-            enter = ["nsenter", "-t", str(self.pid), *spaces, "-S", "0", "-G", "0", "--", *command]
+            enter += ["-S", "0", "-G", "0", "--", *command]
         else:
             # Power over the outer namespace first: without it nothing of it may be entered.
-            outer = ["nsenter", "-t", str(self.pid), "--user", "--preserve-credentials", "--"]
-            enter = [*outer, "nsenter", "-t", str(self.pid), *spaces, "--preserve-credentials", "--", *command]
+            outer = ["nsenter", "-t", str(self.process.pid), "--user", "--preserve-credentials", "--"]
+            enter = [*outer, *enter, "--preserve-credentials", "--", *command]
         return ["sh", "-c", self.group.join + self.limits.shell + 'exec "$@"', "sh", *enter]
 
     def run(self, command: list[str], timeout_s: float) -> Ran:
@@ -233,10 +234,9 @@ class Sandbox:
             self.process.stdout.close()
             self.process.stderr.close()
             self.process = None
-        for descriptor in (self.first, self.inner):
-            if descriptor is not None:
-                os.close(descriptor)
-        self.first = self.inner = None
+        if self.first is not None:
+            os.close(self.first)
+            self.first = None
         if self.group.remove():
             self.record.remove()
 
