@@ -7,7 +7,9 @@ inside it (processes). Without control groups many processes together may use mo
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +52,19 @@ class Group:
     def join(self) -> str:
         """Commands of a shell which move it into the groups; what it starts from then on is born in them."""
         return "".join(f"echo 0 > {shlex.quote(str(folder / 'cgroup.procs'))} || exit 1; " for folder in self.folders)
+
+    def kill(self) -> None:
+        """Kill whatever is in the groups: only what the sandbox started can be."""
+        for folder in self.folders:
+            for pid in _members(folder):
+                with contextlib.suppress(OSError):
+                    descriptor = os.pidfd_open(pid)
+                    try:
+                        # The descriptor holds the process; that it is in the group is asked after that.
+                        if pid in _members(folder):
+                            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    finally:
+                        os.close(descriptor)
 
     def remove(self, patience_s: float = 2.0) -> bool:
         """Remove the groups, whose processes must have been killed. False when one is still in use after the wait."""
@@ -94,6 +109,13 @@ def _places(limits: Limits) -> list[tuple[Path, list[tuple[str, str, int]]]]:
             inside = CGROUPS / guard / own[guard].lstrip("/")
             places.append((inside if inside.is_dir() else CGROUPS / guard, [(guard, file, value)]))
     return places
+
+
+def _members(folder: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
 
 
 def _remove(folder: Path, patience_s: float) -> bool:

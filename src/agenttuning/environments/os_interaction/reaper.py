@@ -28,6 +28,11 @@ def folder() -> Path:
     return path
 
 
+def _process_ids() -> int:
+    """The namespace in which process ids mean what they mean here: a container may share the folder, not the ids."""
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
 def identity(pid: int) -> list | None:
     """[id, start time in clock ticks, boot] of a process: no two processes share it. None when there is none."""
     try:
@@ -36,6 +41,9 @@ def identity(pid: int) -> list | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else [pid, fields[19], boot]
+
+
+PREFIX = "agenttuning-os-"  # of the control groups' names
 
 
 @dataclass
@@ -52,6 +60,8 @@ class Record:
     def write(self, *pids: int) -> None:
         """Name the sandbox's processes."""
         content = {
+            "name": self.name,
+            "ids of": _process_ids(),
             "runner": identity(os.getpid()),
             "processes": [identity(pid) for pid in pids],
             "groups": [str(group) for group in self.groups],
@@ -72,15 +82,18 @@ def reap() -> int:
         try:
             content = json.loads(path.read_text())
             runner, processes, groups = content["runner"], content["processes"], content["groups"]
+            name, space = content["name"], content["ids of"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if runner is None or identity(runner[0]) == runner:
+        if space != _process_ids() or runner is None or identity(runner[0]) == runner:
             continue
         found += 1
         for process in processes:
             if process is not None:
                 _kill(process)
-        if Group([Path(group) for group in groups]).remove():
+        group = Group([Path(path) for path in groups if Path(path).name == f"{PREFIX}{name}"])
+        group.kill()
+        if group.remove():
             path.unlink(missing_ok=True)
     return found
 

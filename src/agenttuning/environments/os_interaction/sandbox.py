@@ -43,7 +43,8 @@ OUTPUT_BYTES = 100_000  # of one fresh command; it may become an argument of the
 SHM_BYTES = 16 * 2**20
 
 # Until `read` returns, the runner writes the id maps. The working directory is the root file system: the ids inside may
-# not be allowed to walk to it.
+# not be allowed to walk to it. bubblewrap is not exec'd: what it dies with has to be this script, not the thread of the
+# runner that happened to start it.
 _ENTER = 'echo; read _; exec setpriv --reuid=0 --regid=0 "$0" sh -c "$@"'
 _BUILD = """set -e
 mount -t tmpfs -o size=$1,nr_inodes=$2,mode=755 tmpfs /tmp
@@ -56,13 +57,14 @@ echo "0 0 $3" > /proc/$!/gid_map
 cd /proc/sys/user
 for kind in user cgroup time; do echo 0 > max_${kind}_namespaces; done
 for kind in pid net ipc uts; do echo 1 > max_${kind}_namespaces; done
-echo 2 > max_mnt_namespaces
+echo $8 > max_mnt_namespaces
 exec 9< /proc/$!/ns/user
 kill $!
-exec bwrap --bind /tmp/root / --proc /proc --size 4096 --tmpfs /proc/tty --remount-ro /proc/tty \
+bwrap --die-with-parent --bind /tmp/root / --proc /proc --size 4096 --tmpfs /proc/tty --remount-ro /proc/tty \
   --dev /dev --size $4 --tmpfs /dev/shm --remount-ro /dev \
   --unshare-pid --unshare-net --unshare-ipc --unshare-uts --hostname $5 --clearenv --setenv PATH "$6" --chdir / \
   --info-fd $7 --as-pid-1 nsenter --user=/proc/self/fd/9 --preserve-credentials sh -c 'exec bash 9<&-'
+exit $?
 """
 
 
@@ -104,7 +106,7 @@ class Sandbox:
     def __init__(self, rootfs: Path, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.name = uuid.uuid4().hex[:12]  # looks like docker's host names
-        self.group: Group = open_group(f"agenttuning-os-{self.name}", self.limits)
+        self.group: Group = open_group(reaper.PREFIX + self.name, self.limits)
         self.record = reaper.Record(self.name, self.group.folders)
         self.first: int | None = None  # a descriptor of process 1
         self.process: subprocess.Popen | None = None
@@ -122,6 +124,8 @@ class Sandbox:
         write = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)  # the script uses 9 itself
         os.close(low)
         numbers = (self.limits.disk_bytes, self.limits.files, count, SHM_BYTES, self.name, PATH, write)
+        # The mounts of the outer namespace count as well when it is our own user who makes them.
+        numbers += (1 if count > 1 else 2,)
         inside = ["unshare", "--user", "--mount", "--keep-caps", "sh", "-c", _ENTER, groups_option(), _BUILD, "sh"]
         try:
             self.process = subprocess.Popen(
@@ -237,6 +241,7 @@ class Sandbox:
         if self.first is not None:
             os.close(self.first)
             self.first = None
+        self.group.kill()
         if self.group.remove():
             self.record.remove()
 
