@@ -74,8 +74,8 @@ class Container:
         """A terminal in the container."""
         return Shell([self.docker, "exec", "-it", self.name, "bash", "--noediting", "--login"], environment())
 
-    def alive(self) -> bool:
-        """True while docker says that the container runs."""
+    def alive(self, patience_s: float = 0.0) -> bool:
+        """True while docker says that the container runs; it knows at once."""
         try:
             ran = run_host([self.docker, "inspect", "--format={{.State.Running}}", self.name], environment(), START_S)
         except OSError:

@@ -21,6 +21,7 @@ from agenttuning.environments.os_interaction.sandbox import SandboxError
 from agenttuning.environments.os_interaction.shell import Shell
 
 SHOWN, KEPT = 800, 780  # characters: above SHOWN the first KEPT and a notice
+DEATH_S = 0.5  # from a terminal that is cut off to the word that the machine is dead
 PLAUSIBLE = ("ls -la", "pwd", "whoami", "ls /", "ps aux", "cat /etc/passwd", "history", "df -h")
 
 
@@ -72,7 +73,7 @@ class Environment:
             return Step("Nothing was done.", valid=False)
         self.result = None
         output = self.shell.run(action[5:].removeprefix(" "))
-        if not self.machine.alive():
+        if not self.machine.alive(DEATH_S if self.shell.gone else 0.0):
             raise SandboxError("the machine died during a command")
         self.done_moves += 1
         return Step(observation(output))

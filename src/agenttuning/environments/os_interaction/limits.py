@@ -29,12 +29,12 @@ class Limits:
     files: int = 65536
     cpu_s: int = 120
 
-    @property
-    def shell(self) -> str:
+    def rlimits(self, group: Group) -> str:
         """The rlimits as commands of dash, which are inherited; hard limits, which root of a user namespace cannot
-        raise.
+        raise. An address space is mostly air: it gets four times the memory where a group counts the memory itself.
         """
-        address_kb, blocks = 4 * self.memory_bytes // 1024, self.disk_bytes // 512
+        address_kb = self.memory_bytes // 1024 * (4 if "memory" in group.holds else 1)
+        blocks = self.disk_bytes // 512
         return (
             f"ulimit -c 0; ulimit -t {self.cpu_s}; ulimit -v {address_kb}; ulimit -f {blocks}; ulimit -n 1024; "
             f"ulimit -p {self.pids}; "

@@ -192,9 +192,9 @@ class Sandbox:
             f"({memory}), {self.limits.disk_bytes >> 20} MB of files"
         )
 
-    def alive(self) -> bool:
-        """True while process 1 runs."""
-        return self.first is not None and not _ready(self.first, 0)
+    def alive(self, patience_s: float = 0.0) -> bool:
+        """True while process 1 runs, and for `patience_s` more: it is the last to be seen dead."""
+        return self.first is not None and not _ready(self.first, time.monotonic() + patience_s)
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs `command` inside as root, in a shell-free way."""
@@ -207,7 +207,7 @@ class Sandbox:
             # Power over the outer namespace first: without it nothing of it may be entered.
             outer = ["nsenter", "-t", str(self.process.pid), "--user", "--preserve-credentials", "--"]
             enter = [*outer, *enter, "--preserve-credentials", "--", *command]
-        return ["sh", "-c", self.group.join + self.limits.shell + 'exec "$@"', "sh", *enter]
+        return ["sh", "-c", self.group.join + self.limits.rlimits(self.group) + 'exec "$@"', "sh", *enter]
 
     def run(self, command: list[str], timeout_s: float) -> Ran:
         """Run a fresh command, without input, and wait for its end; what it leaves in the background stays.
@@ -215,7 +215,7 @@ class Sandbox:
         Raises SandboxError when the sandbox dies of it or cannot be entered.
         """
         ran = run_host(self.argv(*command), ENVIRONMENT, timeout_s)
-        if not self.alive():
+        if not self.alive(0.5 if ran.code in (None, -signal.SIGKILL) else 0.0):
             raise SandboxError(f"the sandbox {self.name} died during {command[0]}")
         return ran
 

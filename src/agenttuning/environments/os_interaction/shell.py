@@ -27,12 +27,15 @@ import time
 QUIET_S = 5.0  # AgentBench.old: sock.settimeout(5)
 TOTAL_S = 30.0  # of one command that never falls silent; the original would wait for ever
 MAX_BYTES = 16 * 2**20  # of one command's output; the model is shown 800 characters
+STALE_S = 0.3
 KEPT_BYTES = 2**16
 LINE = 3000  # bytes; the kernel's terminal takes 4,095 in one line
 
 # In an interactive bash every `\[..\]` is an escape of no width. The prompt function puts the mark back when PS1 is set
 # anew, as by `source ~/.bashrc`.
 _SETUP = r"""stty -echo; HISTCONTROL=ignoreboth; unset HISTFILE; __mark=; __prompt() { printf '\e]779;%s\a' "$__mark"; case $PS1 in *'$__mark'*) ;; *) PS1="$PS1"'\[\e]778;$__mark\a\]';; esac; }; __start() { __mark=$1; history -s -- "$__code"; printf '\e]777;%s\a' "$1"; return "$2"; }; PROMPT_COMMAND=__prompt"""  # noqa: E501
+_AT_PROMPT = re.compile(rb"\x1b\]778;[0-9a-f]*\x07\Z")
+_PROMPT, _ASKED = re.compile(rb"\x1b\]778;[0-9a-f]*\x07"), re.compile(rb"\x1b\]779;[0-9a-f]*\x07")
 _ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\r")
 
 
@@ -137,7 +140,7 @@ class Shell:
 
     def _read(self, mark: str, quiet_s: float, total_s: float) -> tuple[bytes, str]:
         """What came, and why reading ended: "prompt", "quiet", "flood" (too much or too long) or "gone"."""
-        end = f"\x1b]778;{mark}\x07".encode()
+        begin, end = (f"\x1b]{kind};{mark}\x07".encode() for kind in (777, 778))
         head, tail, size = bytearray(), b"", 0
         deadline = time.monotonic() + total_s
         poll = select.poll()
@@ -146,8 +149,10 @@ class Shell:
             left = deadline - time.monotonic()
             if left <= 0 or size > MAX_BYTES:
                 return bytes(head), "flood"
-            if not poll.poll(min(left, quiet_s) * 1000):
-                return bytes(head), "quiet"
+            # After an open quote bash shows its prompt as it was before, with the mark of the command before.
+            stale = begin in head and _AT_PROMPT.search(tail) is not None
+            if not poll.poll(min(left, STALE_S if stale else quiet_s) * 1000):
+                return bytes(head), "prompt" if stale else "quiet"
             try:
                 piece = os.read(self.master, 65536)
             except BlockingIOError:
@@ -158,7 +163,7 @@ class Shell:
                 return bytes(head), "gone"
             size += len(piece)
             head += piece[: max(0, KEPT_BYTES - len(head))]
-            tail = tail[-len(end) :] + piece
+            tail = (tail + piece)[-len(piece) - len(end) :]
             if end in tail:
                 if size > KEPT_BYTES:
                     head += tail  # the prompt, which is cut off for the model, but ends the output
@@ -177,6 +182,11 @@ class Shell:
                 self.process.wait()
             self.process = None
 
+    @property
+    def gone(self) -> bool:
+        """True after a command that ended the shell."""
+        return self.master is None
+
     def close(self) -> None:
         """Hang up."""
         self._shut()
@@ -194,7 +204,7 @@ def _typed(code: str, mark: str) -> list[str]:
     pieces.append(line)
     first, *rest = pieces
     lines = [f"__status=$? __code=$'{first}'", *(f"__code+=$'{piece}'" for piece in rest)]
-    return [*lines, f'__start {mark} $__status; eval "$__code"']
+    return [*lines, f'__start {mark} $__status; builtin eval "$__code"']
 
 
 def _quoted(character: str) -> str:
@@ -207,9 +217,9 @@ def _quoted(character: str) -> str:
 def _between(data: bytes, mark: str) -> tuple[bytes, bytes]:
     """(what was shown from the start mark to the end mark, the part of it before the prompt)."""
     _, _, shown = data.rpartition(f"\x1b]777;{mark}\x07".encode())
-    shown = shown.partition(f"\x1b]778;{mark}\x07".encode())[0]
-    told, asked, prompt = shown.rpartition(f"\x1b]779;{mark}\x07".encode())
-    return (told + prompt, told) if asked else (shown, shown)
+    shown = _PROMPT.split(shown, maxsplit=1)[0]
+    *told, prompt = _ASKED.split(shown)
+    return (b"".join(told) + prompt, b"".join(told)) if told else (shown, shown)
 
 
 def _decode(data: bytes) -> str:
