@@ -58,7 +58,23 @@ def test_reads_as_the_original(reply, wanted):
     assert action(reply) == wanted == rule(reply)
 
 
-PIECES = ["Act:", "Think:", "bash", "finish", "answer", "(", ")", "```bash\n", "\n```", "\n", " ", "\t", "x", "İ", "\ud800"]
+PIECES = [
+    "Act:",
+    "Think:",
+    "bash",
+    "finish",
+    "answer",
+    "(",
+    ")",
+    "```bash\n",
+    "\n```",
+    "\n",
+    " ",
+    "\t",
+    "x",
+    "İ",
+    "\ud800",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
@@ -71,7 +87,9 @@ def test_reading_never_raises(reply):
     read(reply, 5)
 
 
-@pytest.mark.parametrize("piece", ["Act:", "Act: ", "Act: bash\n", "```bash\n", "Act: answer(", "Act: answer)\n", "Think: \n", " \n"])
+@pytest.mark.parametrize(
+    "piece", ["Act:", "Act: ", "Act: bash\n", "```bash\n", "Act: answer(", "Act: answer)\n", "Think: \n", " \n"]
+)
 def test_a_megabyte_is_read_at_once(piece):
     reply = piece * (1_000_000 // len(piece))
     started = time.perf_counter()
@@ -100,7 +118,9 @@ def test_what_is_written_is_read_again(thought, kind, rest):
     assert action(reply) == wanted
 
 
-@pytest.mark.parametrize("wanted", ["finish", "answer: /etc/a (b)", "answer: ", "bash: for i in 1 2; do\n  echo $i\ndone"])
+@pytest.mark.parametrize(
+    "wanted", ["finish", "answer: /etc/a (b)", "answer: ", "bash: for i in 1 2; do\n  echo $i\ndone"]
+)
 def test_usual_actions_can_be_written(wanted):
     assert action(write("I see.", wanted)) == wanted
 

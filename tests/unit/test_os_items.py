@@ -10,7 +10,15 @@ from agenttuning.environments.os_interaction.checks import judge, matches
 from agenttuning.environments.os_interaction.sandbox import Ran
 from agenttuning.errors import UserError
 
-DEV = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "agentbench" / "os_interaction" / "data" / "dev.json"
+DEV = (
+    Path(__file__).resolve().parents[2].parent
+    / "shared"
+    / "data"
+    / "agentbench"
+    / "os_interaction"
+    / "data"
+    / "dev.json"
+)
 CHECKED = {
     "description": "How many?",
     "create": {"local": "packages", "init": {"file": "init/a.sh"}},
@@ -94,7 +102,11 @@ def test_lists_in_lists_and_slips_of_the_original(tmp_path):
         "create": [None, {"language": "python", "file": "check/same.py"}],
         "evaluation": {"check": [["true"], [[None]]], "example": "echo"},
     }
-    init = {"description": "y", "create": {"init": ["a", ["b", {"code": "c"}]]}, "evaluation": {"match": {"regex": "^a"}}}
+    init = {
+        "description": "y",
+        "create": {"init": ["a", ["b", {"code": "c"}]]},
+        "evaluation": {"match": {"regex": "^a"}},
+    }
     path = _write(tmp_path / "data" / "dev.json", [nested, init])
     second, first = task.load(path)
     assert "unplayable" not in first

@@ -130,7 +130,14 @@ def test_a_forged_mark_ends_nothing_but_its_own_output(shell):
 
 @pytest.mark.parametrize(
     "breaks",
-    ["unset -f __start __prompt; PROMPT_COMMAND=", "PS1=", "exec > /dev/null 2>&1", "set -e", "eval() { :; }", "stty raw"],
+    [
+        "unset -f __start __prompt; PROMPT_COMMAND=",
+        "PS1=",
+        "exec > /dev/null 2>&1",
+        "set -e",
+        "eval() { :; }",
+        "stty raw",
+    ],
 )
 def test_a_shell_that_was_taken_apart_is_replaced_in_the_end(shell, breaks):
     shell.run(breaks, quiet_s=0.2)
@@ -180,7 +187,12 @@ def test_the_environment_on_it(sandbox):
             pass
 
     item = {"id": "x", "description": "Do.", "image": "default", "init": [["bash", "sleep 60 & echo a > /tmp/a"]]}
-    item |= {"start": ["bash", "cd /tmp"], "match": None, "check": [["bash", 'test "$1" = None -a -e /tmp/b']], "example": None}
+    item |= {
+        "start": ["bash", "cd /tmp"],
+        "match": None,
+        "check": [["bash", 'test "$1" = None -a -e /tmp/b']],
+        "example": None,
+    }
     environment = Environment(item, lambda image: Kept())
     assert environment.reset() == "Do."
     assert "\r\n" in environment.step("bash: ls").observation

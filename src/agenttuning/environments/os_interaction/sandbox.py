@@ -50,6 +50,7 @@ _BUILD = """set -e
 mount -t tmpfs -o size=$1,nr_inodes=$2,mode=755 tmpfs /tmp
 mkdir /tmp/upper /tmp/work /tmp/root
 mount -t overlay -o lowerdir=.,upperdir=/tmp/upper,workdir=/tmp/work,userxattr overlay /tmp/root
+ulimit -p $9  # of the one who makes a user namespace: holds all users in it together
 unshare --user sh -c 'echo; exec sleep 100' > /tmp/ready &
 while ! [ -s /tmp/ready ]; do kill -0 $!; sleep 0.001; done
 echo "0 0 $3" > /proc/$!/uid_map
@@ -125,7 +126,7 @@ class Sandbox:
         os.close(low)
         numbers = (self.limits.disk_bytes, self.limits.files, count, SHM_BYTES, self.name, PATH, write)
         # The mounts of the outer namespace count as well when it is our own user who makes them.
-        numbers += (1 if count > 1 else 2,)
+        numbers += (1 if count > 1 else 2, self.limits.pids)
         inside = ["unshare", "--user", "--mount", "--keep-caps", "sh", "-c", _ENTER, groups_option(), _BUILD, "sh"]
         try:
             self.process = subprocess.Popen(
@@ -177,6 +178,8 @@ class Sandbox:
         return line.decode().strip()
 
     def _errors(self) -> str:
+        if self.process is None:
+            return "nothing was started"
         stderr = self.process.stderr.fileno()
         return os.read(stderr, 2000).decode(errors="replace").strip() if _ready(stderr, time.monotonic() + 0.2) else ""
 
