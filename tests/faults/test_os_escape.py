@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.os_machine import bash, machine
 
 from agenttuning.environments.os_interaction import limits, reaper
 from agenttuning.environments.os_interaction.limits import _members
 from agenttuning.environments.os_interaction.sandbox import id_map
+from helpers.os_machine import bash, machine
 
 CANARY = "canary-7d1f0c"
 
@@ -105,7 +105,7 @@ def test_ids_inside_are_nobodys_outside(box):
 @pytest.mark.parametrize(
     "attempt",
     [
-        "python3 -c \"import ctypes; l = ctypes.CDLL(None, use_errno=True); print(l.mount(b'x', b'/mnt', b'tmpfs', 0, 0))\"",
+        "python3 -c \"import ctypes; print(ctypes.CDLL(None).mount(b'x', b'/mnt', b'tmpfs', 0, 0))\"",
         "python3 -c \"import ctypes; print(ctypes.CDLL(None).mount(b'/proc/1/root', b'/mnt', None, 4096, 0))\"",
         "python3 -c \"import ctypes; print(ctypes.CDLL(None).umount2(b'/proc/tty', 2))\"",
         "python3 -c \"import ctypes; print(ctypes.CDLL(None).pivot_root(b'/tmp', b'/tmp'))\"",
@@ -131,7 +131,7 @@ def test_ids_inside_are_nobodys_outside(box):
         "python3 -c \"import ctypes; print(ctypes.CDLL(None).setdomainname(b'x', 1))\"",
         'python3 -c "import time; time.clock_settime(0, 0)" 2> /dev/null && echo 0 || echo -1',
         'python3 -c "import os; os.setpriority(0, 0, -20); print(0)" 2> /dev/null || echo -1',
-        'python3 -c "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (9999, 9999)); print(0)" 2> /dev/null || echo -1',
+        'python3 -c "import resource as r; r.setrlimit(r.RLIMIT_NPROC, (999, 999)); print(0)" 2> /dev/null || echo -1',
     ],
 )
 def test_the_walls_cannot_be_moved(box, attempt):

@@ -4,7 +4,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers.os_machine import tree
 
 from agenttuning.environments import os_interaction as task
 from agenttuning.environments.os_interaction.practice import FAMILIES
@@ -13,6 +12,7 @@ from agenttuning.policies.random_policy import random_policy
 from agenttuning.protocols import FOLDER, load
 from agenttuning.protocols import os_interaction as texts
 from agenttuning.protocols.messages import own
+from helpers.os_machine import tree
 
 PRACTICE = load(FOLDER / "practice.yaml")
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.os_machine import bash, machine, tree
 
 from agenttuning.environments import os_interaction as task
 from agenttuning.environments.os_interaction import limits, reaper, rootfs, sandbox
 from agenttuning.environments.os_interaction.limits import Limits
 from agenttuning.environments.os_interaction.sandbox import Sandbox, SandboxError, run_host
 from agenttuning.errors import UserError
+from helpers.os_machine import bash, machine, tree
 
 SOURCES = str(Path(rootfs.__file__).parents[3])
 

@@ -3,10 +3,10 @@
 import time
 
 import pytest
-from helpers.os_machine import machine
 
 from agenttuning.environments.os_interaction.environment import Environment, observation
 from agenttuning.environments.os_interaction.sandbox import SandboxError
+from helpers.os_machine import machine
 
 
 @pytest.fixture(scope="module")

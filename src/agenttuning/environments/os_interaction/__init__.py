@@ -97,6 +97,7 @@ def serve(backend: str, **where) -> Iterator[Room]:
     limits, slots = where.get("limits") or Limits(), where.get("slots") or slots_here()
     if chosen.name == "docker":
         docker = where.get("docker", "docker")
+        containers.reap(docker)
         yield Room(
             NAME, chosen, lambda item: Environment(item, lambda i: Container(i, limits, docker)), "thread", slots
         )

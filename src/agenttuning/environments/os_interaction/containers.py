@@ -10,6 +10,7 @@ import os
 import subprocess
 import uuid
 
+from agenttuning.environments.os_interaction import reaper
 from agenttuning.environments.os_interaction.limits import Limits
 from agenttuning.environments.os_interaction.sandbox import Ran, SandboxError, run_host
 from agenttuning.environments.os_interaction.shell import Shell
@@ -24,6 +25,28 @@ def environment() -> dict[str, str]:
     """What the docker command needs of our environment, and nothing else of it."""
     names = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY")
     return {name: os.environ[name] for name in (*names, "XDG_RUNTIME_DIR") if name in os.environ} | {"TERM": "xterm"}
+
+
+def _runner() -> str:
+    return "/".join(map(str, reaper.identity(os.getpid()) or []))
+
+
+def reap(docker: str = "docker") -> int:
+    """Remove the containers whose runner on this machine has died; how many were found."""
+    form = '--format={{.ID}} {{.Label "' + LABEL + '"}}'
+    listed = run_host([docker, "ps", "--all", f"--filter=label={LABEL}", form], environment(), START_S).output
+    found = 0
+    for line in listed.splitlines():
+        container, _, runner = line.partition(" ")
+        pid, _, rest = runner.partition("/")
+        boot = rest.rpartition("/")[2]
+        # Another machine may use the same daemon: its runners have another boot id.
+        if not pid.isdecimal() or boot != _runner().rpartition("/")[2]:
+            continue
+        if "/".join(map(str, reaper.identity(int(pid)) or [])) != runner:
+            run_host([docker, "rm", "--force", container], environment(), START_S)
+            found += 1
+    return found
 
 
 class Container:
@@ -48,7 +71,7 @@ class Container:
                 "--interactive",
                 "--tty",
                 f"--name={self.name}",
-                f"--label={LABEL}={os.getpid()}",
+                f"--label={LABEL}={_runner()}",
             ]
             + [*limited, image if "/" in image else f"{PREFIX}/{image}"],
             "no container was started",

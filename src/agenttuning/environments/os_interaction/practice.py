@@ -2,7 +2,7 @@
 
 They are AgentBench's kinds of problem in our own words and with our own files, and none of its items. Each family below
 draws a small machine, a question, the commands that solve it, and a rule that judges; the rule recomputes the answer in
-the machine, or looks at what was left. Training and test never share what a question names, its folder, its word or both.
+the machine, or looks at what was left. Training and test never share what a question names: folder, word or both.
 """
 
 from __future__ import annotations
