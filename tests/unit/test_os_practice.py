@@ -117,6 +117,18 @@ def test_the_splits_share_no_problem():
     assert min(len(train), len(test)) > 200
 
 
+def test_the_same_item_gives_the_same_conversation(room):
+    [item] = [item for item in task.items("train", 30, 0) if item["labels"] == ["log"]][:1]
+    played = []
+    for _ in range(2):
+        environment = room.make(item)
+        environment.reset()
+        played.append(environment.step(environment.oracle().action))
+        environment.close()
+    assert played[0] == played[1]
+    assert "root@" in played[0].observation
+
+
 def test_the_runner_plays_it_with_metrics(room):
     from agenttuning.policies.expert import expert
 

@@ -193,7 +193,7 @@ def test_the_environment_on_it(sandbox):
         "check": [["bash", 'test "$1" = None -a -e /tmp/b']],
         "example": None,
     }
-    environment = Environment(item, lambda image: Kept())
+    environment = Environment(item, lambda image, host: Kept())
     assert environment.reset() == "Do."
     assert "\r\n" in environment.step("bash: ls").observation
     step = environment.step("look")
@@ -210,7 +210,7 @@ def test_a_machine_that_dies_is_no_wrong_answer():
     item = {"id": "x", "description": "", "image": "default", "init": [], "start": None, "match": {"answer": "1"}}
 
     with machine() as sandbox:
-        environment = Environment(item, lambda image: sandbox)
+        environment = Environment(item, lambda image, host: sandbox)
         environment.reset()
         sandbox.process.stdin.close()
         with pytest.raises(SandboxError, match="died"):

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agenttuning.environments import Backend, Missing, Room
 from agenttuning.environments.os_interaction import containers, installed, reaper, records, rootfs, sandbox
@@ -60,9 +61,10 @@ def missing(backend: str, **where) -> list[Missing]:
     lacks = [Missing(f"the command {tool}", "make system-packages") for tool in sandbox.lacking()]
     if not Path("/proc/self/ns/user").exists():
         lacks.append(Missing("user namespaces", "a kernel that has them, or the docker backend"))
-    if not lacks and _tree(where.get("rootfs")) is None and not installed.usable():
-        command = "python -m agenttuning.environments.os_interaction"
-        lacks.append(Missing("a root file system", f"{command} {where.get('rootfs') or ''}".strip()))
+    named = where.get("rootfs")
+    if not lacks and _tree(named) is None and (named is not None or not installed.usable()):
+        where_to = "" if named is None else f" {named}"
+        lacks.append(Missing("a root file system", f"python -m agenttuning.environments.os_interaction{where_to}"))
     return lacks
 
 
@@ -98,9 +100,7 @@ def serve(backend: str, **where) -> Iterator[Room]:
     if chosen.name == "docker":
         docker = where.get("docker", "docker")
         containers.reap(docker)
-        yield Room(
-            NAME, chosen, lambda item: Environment(item, lambda i: Container(i, limits, docker)), "thread", slots
-        )
+        yield _room(chosen, lambda image, host: Container(image, limits, docker, host), slots)
         return
     reaper.reap()
     tree = _tree(where.get("rootfs")) or rootfs.build(rootfs.place("host"), "host")
@@ -110,7 +110,11 @@ def serve(backend: str, **where) -> Iterator[Room]:
         chosen = replace(chosen, label=f"bubblewrap sandbox on {origin}: {probe.guards}")
     finally:
         probe.close()
-    yield Room(NAME, chosen, lambda item: Environment(item, lambda _image: Sandbox(tree.root, limits)), "thread", slots)
+    yield _room(chosen, lambda _image, host: Sandbox(tree.root, limits, host), slots)
+
+
+def _room(backend: Backend, boot: Callable[[str, str], Any], slots: int) -> Room:
+    return Room(NAME, backend, lambda item: Environment(item, boot), "thread", slots)
 
 
 def slots_here() -> int:

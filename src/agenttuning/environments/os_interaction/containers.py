@@ -52,7 +52,9 @@ def reap(docker: str = "docker") -> int:
 class Container:
     """A running container. Raises SandboxError when docker does not give one."""
 
-    def __init__(self, image: str, limits: Limits | None = None, docker: str = "docker") -> None:
+    def __init__(
+        self, image: str, limits: Limits | None = None, docker: str = "docker", host: str = "localhost"
+    ) -> None:
         limits = limits or Limits()
         self.docker = docker
         self.name = f"{LABEL}-{uuid.uuid4().hex[:12]}"
@@ -62,6 +64,7 @@ class Container:
             f"--memory-swap={limits.memory_bytes}",
             f"--ulimit=fsize={limits.disk_bytes}",
             "--network=none",
+            f"--hostname={host}",
         ]
         self._docker(
             [

@@ -11,6 +11,7 @@ Observations are the original's (AgentBench.old, src/tasks/os_interaction/task.p
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -32,13 +33,18 @@ def observation(output: str) -> str:
     return f"The output of the OS:\n\n{output}" if output else "The output of the OS is empty."
 
 
+def host_name(item: dict) -> str:
+    """As docker's look, but the same whenever the item is played: the prompt shows it."""
+    return hashlib.sha256(item["id"].encode()).hexdigest()[:12]
+
+
 class Environment:
-    """Plays one item on a machine that `boot(image)` gives: a sandbox or a container, with run, shell and close.
+    """Plays one item on a machine that `boot(image, host name)` gives: a sandbox or a container.
 
     Infrastructure that fails raises: SandboxError, ShellGone (the terminal) or OSError.
     """
 
-    def __init__(self, item: dict, boot: Callable[[str], Any]) -> None:
+    def __init__(self, item: dict, boot: Callable[[str, str], Any]) -> None:
         self.item = item
         self.boot = boot
         self.machine: Any = None
@@ -52,7 +58,7 @@ class Environment:
         self.result: float | None = None
         if "unplayable" in self.item:
             raise SandboxError(f"{self.item['id']} cannot be played: {self.item['unplayable']}")
-        self.machine = self.boot(self.item["image"])
+        self.machine = self.boot(self.item["image"], host_name(self.item))
         for script in self.item["init"]:
             # Its exit status means nothing, as in the original.
             if self.machine.run(script_argv(self.machine, script, []), INIT_S).code is None:

@@ -102,11 +102,15 @@ def groups_option() -> str:
 
 
 class Sandbox:
-    """A running sandbox over `rootfs` (a folder made by rootfs.py). Raises SandboxError when it cannot be started."""
+    """A running sandbox over `rootfs` (a folder made by rootfs.py), which calls itself `host`.
 
-    def __init__(self, rootfs: Path, limits: Limits | None = None) -> None:
+    Raises SandboxError when it cannot be started.
+    """
+
+    def __init__(self, rootfs: Path, limits: Limits | None = None, host: str | None = None) -> None:
         self.limits = limits or Limits()
-        self.name = uuid.uuid4().hex[:12]  # looks like docker's host names
+        self.name = uuid.uuid4().hex[:12]
+        self.host = host or self.name
         self.group: Group = open_group(reaper.PREFIX + self.name, self.limits)
         self.record = reaper.Record(self.name, self.group.folders)
         self.first: int | None = None  # a descriptor of process 1
@@ -124,7 +128,7 @@ class Sandbox:
         read, low = os.pipe()
         write = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)  # the script uses 9 itself
         os.close(low)
-        numbers = (self.limits.disk_bytes, self.limits.files, count, SHM_BYTES, self.name, PATH, write)
+        numbers = (self.limits.disk_bytes, self.limits.files, count, SHM_BYTES, self.host, PATH, write)
         # The mounts of the outer namespace count as well when it is our own user who makes them.
         numbers += (1 if count > 1 else 2, self.limits.pids)
         inside = ["unshare", "--user", "--mount", "--keep-caps", "sh", "-c", _ENTER, groups_option(), _BUILD, "sh"]
