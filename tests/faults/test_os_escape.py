@@ -300,6 +300,31 @@ def test_commands_that_were_replaced_run_inside(box, tmp_path):
     assert Path("/usr/bin/nsenter").stat().st_mode & 0o022 == 0
 
 
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "echo 'exit' > /proc/1/fd/0",
+        "exec 7<> /proc/1/fd/0; echo exit >&7",
+        "cat /proc/1/fd/0 /proc/1/fd/1 /proc/1/fd/2",
+        "echo spoken > /proc/1/fd/1; echo spoken > /proc/1/fd/2",
+        "exec 7>&0 8< /proc/1/fd/1; sleep 1000 &",
+    ],
+)
+def test_the_line_to_process_one_is_the_runners(attempt):
+    with machine() as box:
+        shell = box.shell()
+        shell.run(attempt, quiet_s=0.3)
+        bash(box, f"setsid sh -c '{{ {attempt.replace(chr(39), '')}; }}; exec sleep 1000' > /dev/null 2>&1 &")
+        assert bash(box, "echo alive") == "alive"
+        pid = box.pid
+        box.line.close()  # as when the runner dies
+        deadline = time.monotonic() + 5
+        while reaper.identity(pid) is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert reaper.identity(pid) is None
+        shell.close()
+
+
 def test_debugging_process_one_ends_the_episode_as_an_error_not_as_a_score():
     """Root inside may trace process 1, as in a container of the original's; the machine dies, and that is said."""
     from agenttuning.environments.os_interaction.sandbox import SandboxError

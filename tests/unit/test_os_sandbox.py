@@ -215,6 +215,15 @@ def test_the_room(tmp_path):
     assert [backend.name for backend in task.BACKENDS] == ["docker", "sandbox"]
 
 
+def test_a_machine_without_namespaces_says_so(monkeypatch):
+    monkeypatch.setattr(sandbox, "_ENTER", "echo 'not permitted' >&2; exit 1")
+    with (
+        pytest.raises(UserError, match=r"does not let a sandbox start.*not permitted.*docker"),
+        task.serve("sandbox", rootfs=tree()),
+    ):
+        pass
+
+
 def test_what_is_missing_is_named_with_its_command(monkeypatch, tmp_path):
     for tool in ("unshare", "nsenter", "setpriv", "mount", "sh", "dpkg-query"):
         (tmp_path / tool).symlink_to("/bin/true")

@@ -212,7 +212,7 @@ def test_a_machine_that_dies_is_no_wrong_answer():
     with machine() as sandbox:
         environment = Environment(item, lambda image, host: sandbox)
         environment.reset()
-        sandbox.process.stdin.close()
+        sandbox.line.close()
         with pytest.raises(SandboxError, match="died"):
             environment.step("bash: sleep 1")
         environment.close()

@@ -104,7 +104,13 @@ def serve(backend: str, **where) -> Iterator[Room]:
         return
     reaper.reap()
     tree = _tree(where.get("rootfs")) or rootfs.build(rootfs.place("host"), "host")
-    probe = Sandbox(tree.root, limits)
+    try:
+        probe = Sandbox(tree.root, limits)
+    except sandbox.SandboxError as error:
+        raise UserError(
+            f"this machine does not let a sandbox start: {error}; the os task cannot be played; allow user namespaces "
+            "(sysctl kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu), or use the docker backend"
+        ) from error
     try:
         origin = "a minimal Debian" if tree.source == "debian" else "packages of this machine"
         chosen = replace(chosen, label=f"bubblewrap sandbox on {origin}: {probe.guards}")

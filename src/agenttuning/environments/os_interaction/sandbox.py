@@ -4,7 +4,7 @@ How it is built, in two user namespaces, so that root inside is nobody outside a
 
     outer   made by `unshare`; owns the mounts, the process ids and the (empty) network. The overlay is mounted here
             over the read-only root file system, then bubblewrap makes the rest and starts process 1, which waits for
-            the end of a pipe that the runner holds: when the runner dies, however it dies, so does everything inside.
+            the end of a line that the runner holds: when the runner dies, however it dies, so does everything inside.
     inner   where process 1 and all commands run, as its root: it may chown, useradd and kill inside, and has no power
             over mounts and network, which belong to the outer one. Further namespaces cannot be made.
 
@@ -23,6 +23,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -115,15 +116,19 @@ class Sandbox:
         self.record = reaper.Record(self.name, self.group.folders)
         self.first: int | None = None  # a descriptor of process 1
         self.process: subprocess.Popen | None = None
+        # What process 1 waits on. A socket, not a pipe: a pipe could be opened by its path in /proc from inside, and kept
+        # open when we are dead.
+        self.line, theirs = socket.socketpair()
         try:
-            self._start(rootfs)
+            with theirs:
+                self._start(rootfs, theirs)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError | ValueError | KeyError):
                 raise SandboxError(f"a sandbox over {rootfs} could not be started: {error}") from error
             raise
 
-    def _start(self, rootfs: Path) -> None:
+    def _start(self, rootfs: Path, theirs: socket.socket) -> None:
         count = id_map()[1]
         read, low = os.pipe()
         write = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 10)  # the script uses 9 itself
@@ -135,7 +140,7 @@ class Sandbox:
         try:
             self.process = subprocess.Popen(
                 ["sh", "-c", self.group.join + 'exec "$@"', "sh", *inside, *map(str, numbers)],
-                stdin=subprocess.PIPE,
+                stdin=theirs,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=rootfs,
@@ -143,6 +148,7 @@ class Sandbox:
                 pass_fds=[write],
                 start_new_session=True,
             )
+            theirs.close()
             os.close(write)
             write = None
             deadline = time.monotonic() + BOOT_S
@@ -167,8 +173,7 @@ class Sandbox:
             Path(f"/proc/{self.pid}/oom_score_adj").write_text("-1000")
 
     def _say(self, line: str = "") -> None:
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
+        self.line.sendall(line.encode() + b"\n")
 
     def _line(self, deadline: float) -> str:
         line = b""
@@ -232,11 +237,11 @@ class Sandbox:
 
     def close(self) -> None:
         """Kill everything inside and remove what it held. May be called twice."""
+        self.line.close()
         if self.first is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.first, signal.SIGKILL)
         if self.process is not None:
-            self.process.stdin.close()
             try:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:
