@@ -270,6 +270,7 @@ def test_an_ordinary_user_has_a_sandbox_as_well(tmp_path):
             f"tree = rootfs.build(Path({str(home)!r}) / 'tree', 'host')\n"
             "box = Sandbox(tree.root); print(box.guards)\n"
             "shell = box.shell(); shell.run('id -u; touch /root/a && ls /root'); print(shell.plain)\n"
+            "box.run(['bash', '-c', 'echo exit > /proc/1/fd/0; exec 7<> /proc/1/fd/0; echo exit >&7'], 10)\n"
             "print(box.run(['bash', '-c', 'unshare -m true; mount -t tmpfs x /mnt; ulimit -u'], 10).output)\n"
             "shell.close(); box.close()"
         )

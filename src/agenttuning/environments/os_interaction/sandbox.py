@@ -116,8 +116,8 @@ class Sandbox:
         self.record = reaper.Record(self.name, self.group.folders)
         self.first: int | None = None  # a descriptor of process 1
         self.process: subprocess.Popen | None = None
-        # What process 1 waits on. A socket, not a pipe: a pipe could be opened by its path in /proc from inside, and kept
-        # open when we are dead.
+        # What process 1 waits on. A socket: a pipe could be opened by its path in /proc from inside, and be kept open
+        # when we are dead.
         self.line, theirs = socket.socketpair()
         try:
             with theirs:
