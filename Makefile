@@ -14,21 +14,24 @@
 ## make slurm-13b      the same as a Slurm job (slurm/README.md); SBATCH='--nodes=2' passes options to sbatch
 ## make jobs-13b       the same on Hugging Face Jobs (jobs/README.md); BUCKET=you/runs keeps the results
 ## make eval-13b       play the tasks and take the general tests
+## make eval-held-in-13b  play the paper's six held-in tasks; ARGS='--data db=FILE --server URL' (docs/held-in.md)
 ## make compare-13b    its scores beside the published ones
 ## make report-13b     write its results page
+## make errors-13b     the paper's error figure with its own bars beside it (docs/looking.md looks at episodes)
 ## make export-13b     the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
 ##
 ## NAME: 7b 13b 70b tiny, 7b-lora 7b-qlora (13b, 70b, too), ablation-agent-only (any file of recipes/ablations),
 ##       modern-qwen3-8b modern-llama-3.1-8b modern-smollm3-3b modern-qwen3-30b-a3b
 ##
-## make base-tiny      the tiny base model of the CPU twin
-## make collect-tiny   collect trajectories with a teacher and keep the rewarded ones
+## make base-tiny      the tiny base model of the CPU twin   make collect-miniature  its trajectories
+## make collect-tiny   a scripted teacher plays practice items of all six tasks; the rewarded ones are kept
 ## make export-tools   AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
 ## make ablation-tiny  agent-only, general-only and mixed from one base, on the CPU
 ##
 ## make bench-train    one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
 ##
 ## make system-packages  Debian packages of the sandbox and of MariaDB (evaluation/system-packages.txt); as root or with sudo
+## make doctor         which environments would run here, what is missing, and the command that supplies it
 ## make test           all tests           make lint   ruff           make clean   remove caches (not runs/, not .venv)
 ##
 ## ARGS='learning_rate=1e-5 --data agentinstruct=rows.jsonl' passes overrides and local data to any VERB-NAME.
@@ -44,7 +47,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-tiny ablation-tiny export-tools bench-train system-packages test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-miniature collect-tiny ablation-tiny export-tools bench-train system-packages doctor test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -67,24 +70,28 @@ plan-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) plan $< $(ARGS)
 train-%:     $$(call recipe,$$*) $(READY) FORCE ; $(RUN) train $< $(if $(DRY),--dry) $(ARGS)
 slurm-%:     $$(call recipe,$$*) $(READY) FORCE ; sbatch $(SBATCH) slurm/train.slurm $< $(ARGS)
 jobs-%:      $$(call recipe,$$*) $(READY) FORCE ; jobs/train.sh $< $(ARGS)
+eval-held-in-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval-held-in $< $(ARGS)
 eval-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   $$(call recipe,$$*) $(READY) FORCE ; $(RUN) compare $< $(ARGS)
+errors-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) errors $< $(ARGS)
 export-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) export $< $(ARGS)
 report-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
 # OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores, and those that never
 # spin a third on idle cores (docs/notes/miniature.md).
-quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export OMP_WAIT_POLICY := PASSIVE
-quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 3000
-quickstart base-tiny collect-tiny ablation-tiny train-tiny eval-tiny test: export TOKENIZERS_PARALLELISM := false
+quickstart base-tiny collect-miniature ablation-tiny train-tiny eval-tiny test: export OMP_WAIT_POLICY := PASSIVE
+quickstart base-tiny collect-miniature ablation-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 3000
+quickstart base-tiny collect-miniature ablation-tiny train-tiny eval-tiny test: export TOKENIZERS_PARALLELISM := false
 
 # Sums in one order: with several threads a resumed run equals an uninterrupted one to about 1e-7, not to the bit.
 test: export OMP_NUM_THREADS := 1
 
 base-tiny: $(READY) ; $(RUN) base recipes/agentlm-tiny $(ARGS)
-collect-tiny: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $(ARGS)
+collect-miniature: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $(ARGS)
+collect-tiny: $(READY) ; $(RUN) collect recipes/collect/tiny.yaml $(ARGS)
 ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
 bench-train: $(READY) ; $(VENV)/bin/python benchmarks/train_gpu.py $(ARGS)
+doctor: $(READY) ; @$(RUN) doctor $(ARGS)
 export-tools: $(READY) ; $(RUN) export-tools $(OUT) $(ARGS)
 quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
 

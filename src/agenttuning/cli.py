@@ -18,12 +18,27 @@ def _recipe(arguments: Arguments):
     return load(arguments.recipe, arguments.overrides, arguments.run_dir)
 
 
+def _pairs(option: str, words: list[str]) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in words]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise UserError(f"{option} {name}{equals}{value} is incomplete; write {option} NAME=VALUE.")
+    return [(name, value) for name, _, value in pairs]
+
+
 def _paths(arguments: Arguments) -> dict[str, Path]:
-    pairs = [text.partition("=") for text in arguments.data]
-    for name, equals, path in pairs:
-        if not (name and equals and path):
-            raise UserError(f"--data {name}{equals}{path} is incomplete; write --data NAME=PATH.")
-    return {name: Path(path) for name, _, path in pairs}
+    return {name: Path(path) for name, path in _pairs("--data", arguments.data)}
+
+
+def _options(words: list[str]) -> dict[str, dict[str, str]]:
+    """--env TASK.OPTION=VALUE ... as {task: {option: value}}."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in _pairs("--env", words):
+        task, dot, option = name.partition(".")
+        if not (task and dot and option):
+            raise UserError(f"--env {name}={value} names no task; write --env TASK.OPTION=VALUE, e.g. --env db.dsn=...")
+        found.setdefault(task, {})[option] = value
+    return found
 
 
 def data(arguments: Arguments) -> None:
@@ -87,6 +102,38 @@ def evaluate(arguments: Arguments) -> None:
     run(recipe, model=arguments.model)
 
 
+def eval_held_in(arguments: Arguments) -> None:
+    """let the model play the paper's six held-in tasks, in this process or behind a server"""
+    recipe = _recipe(arguments)
+    from agenttuning.held_in import evaluate_held_in
+    from agenttuning.players import player
+
+    make_policy, label, model = player(
+        recipe, arguments.model, arguments.server, arguments.served_model, arguments.api_key_env, arguments.concurrency
+    )
+    evaluate_held_in(
+        recipe,
+        make_policy,
+        label=label,
+        model=model,
+        protocol=arguments.protocol,
+        tasks=arguments.task or None,
+        backends=dict(_pairs("--backend", arguments.backend)),
+        where=_options(arguments.env),
+        data=dict(_pairs("--data", arguments.data)),
+        prompts=arguments.prompts,
+        most=arguments.items,
+        out=arguments.out,
+    )
+
+
+def doctor(arguments: Arguments) -> None:
+    """say which environments would run here, what is missing, and the command that supplies it"""
+    from agenttuning.doctor import doctor as run
+
+    run(_options(arguments.env))
+
+
 def compare(arguments: Arguments) -> None:
     """put the scores of a run beside the published ones, with n and an interval"""
     recipe = _recipe(arguments)
@@ -141,6 +188,26 @@ def export_tools(arguments: Arguments) -> None:
     from agenttuning.data.tools.export import export
 
     export(arguments.out, arguments.data, arguments.drop_opening)
+
+
+def episodes(arguments: Arguments) -> None:
+    """look at episodes: a table, one to read, successes, a page, or an export"""
+    from agenttuning.episodes.filters import Filters
+    from agenttuning.episodes.look import look
+
+    filters = Filters(arguments.task, arguments.status, arguments.item, arguments.kind)
+    look(
+        arguments.folder, filters, show=arguments.show, full=arguments.full, summary=arguments.summary,
+        html=arguments.html, form=arguments.export, out=arguments.out, limit=arguments.limit,
+    )  # fmt: skip
+
+
+def errors(arguments: Arguments) -> None:
+    """draw the paper's error figure with a run's own bars beside it"""
+    recipe = _recipe(arguments)
+    from agenttuning.report.error_page import errors as run
+
+    run(recipe, arguments.episodes)
 
 
 def base(arguments: Arguments) -> None:
@@ -219,6 +286,31 @@ def _takes_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a local folder or Hub id to judge instead of the run's own model")
 
 
+def _takes_env(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="TASK.OPTION=VALUE",
+        help="an option of a task's backend (repeatable), e.g. kg.endpoint=http://localhost:8890/sparql",
+    )  # fmt: skip
+
+
+def _takes_held_in(parser: argparse.ArgumentParser) -> None:
+    _takes_model(parser)
+    parser.add_argument("--server", metavar="URL", help="ask an OpenAI-compatible server instead, e.g. of vLLM")
+    parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
+    parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
+    parser.add_argument("--concurrency", type=int, default=64, help="requests in flight at the server (default 64)")
+    parser.add_argument("--protocol", default="paper-text", help="a file of evaluation/protocols/ (default paper-text)")
+    parser.add_argument("--prompts", metavar="PATH", help="AgentInstruct's rows or a checkout of AgentBench")
+    parser.add_argument("--task", action="append", default=[], help="one of the six (repeatable; default all)")
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="TASK=PATH", help="the benchmark's items (default: practice)"
+    )
+    parser.add_argument("--backend", action="append", default=[], metavar="TASK=NAME", help="default: the best here")
+    parser.add_argument("--items", type=int, help="at most so many items a task")
+    parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
+    _takes_env(parser)
+
+
 def _takes_export(parser: argparse.ArgumentParser) -> None:
     _takes_recipe(parser, "OUT, and key=value", "the folder to write (default: export in the run's folder), and the "
                   "overrides that it was trained with")  # fmt: skip
@@ -254,6 +346,26 @@ def _takes_out(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _takes_episodes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="what an evaluation wrote, e.g. runs/agentlm-13b/sft/eval/tuned")
+    parser.add_argument("--task", help="only episodes of this task")
+    parser.add_argument("--status", help="only episodes that ended so, e.g. task_limit")
+    parser.add_argument("--item", help="only items whose id contains this")
+    parser.add_argument("--kind", help="only episodes with this error, e.g. invalid_action")
+    parser.add_argument("--show", metavar="ITEM", help="print the trajectory of this item")
+    parser.add_argument("--full", action="store_true", help="with --show: long messages whole")
+    parser.add_argument("--summary", action="store_true", help="successes with intervals, by task and backend")
+    parser.add_argument("--html", metavar="FILE", help="write a page to look through")
+    parser.add_argument("--export", metavar="FORMAT", help="inspect, traces or agentinstruct, into --out")
+    parser.add_argument("--out", metavar="FOLDER", help="where the export is written; a new folder")
+    parser.add_argument("--limit", type=int, metavar="N", help="most episodes of table (40) or page (200); 0: all")
+
+
+def _takes_errors(parser: argparse.ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument("--episodes", metavar="FOLDER", help="draw these, not eval/base and eval/tuned of the run")
+
+
 def _takes_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="a recipe file, or a folder of recipes/")
 
@@ -265,8 +377,12 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "plan": (plan, _takes_json),
     "train": (train, _takes_training),
     "eval": (evaluate, _takes_model),
+    "eval-held-in": (eval_held_in, _takes_held_in),
+    "doctor": (doctor, _takes_env),
     "compare": (compare, _takes_recipe),
     "report": (report, _takes_recipe),
+    "episodes": (episodes, _takes_episodes),
+    "errors": (errors, _takes_errors),
     "export": (export, _takes_export),
     "collect": (collect, _takes_path),
     "decontaminate": (decontaminate, _takes_against),
@@ -278,7 +394,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
 
 
 def _help() -> str:
-    lines = [f"  {verb:<11} {run.__doc__}" for verb, (run, _) in VERBS.items()]
+    lines = [f"  {verb:<14}{run.__doc__}" for verb, (run, _) in VERBS.items()]
     usage = "usage: agenttuning VERB ... (`agenttuning VERB --help` says what it takes)"
     return "\n".join([usage, "", "AgentTuning rebuilt in the open on the Hugging Face stack.", "", *lines])
 

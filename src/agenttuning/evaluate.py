@@ -98,8 +98,7 @@ def _play(
 
     protocol = suite.protocol
     records = []
-    _put_aside(folder, _rules_digest(suite, policy))
-    with EpisodeStore(folder) as store:
+    with EpisodeStore(folder, _rules_digest(suite, policy)) as store:
         for task in (environments.TASKS[name] for name in protocol.tasks if name in chosen):
             rules = protocol.rules(task.NAME)
             items = task.items("test", _at_most(rules.n, most), rules.seed)
@@ -110,19 +109,6 @@ def _play(
     empty = {"tasks": [], "score": None, "interval": None}
     groups = {"held_in": empty, "held_out": empty}
     return {"schema": scores.SCHEMA, "model": name, "protocol": protocol.label, "tasks": {}, "groups": groups}
-
-
-def _put_aside(folder: Path, rules: str) -> None:
-    """Rename episodes that were played by other rules: their keys are equal, and they would be taken for results."""
-    note, episodes = folder / "rules.txt", folder / "episodes.jsonl"
-    if episodes.exists() and (not note.exists() or note.read_text().strip() != rules):
-        number = next(n for n in range(1, 10_000) if not (folder / f"episodes.before-{n}.jsonl").exists())
-        episodes.rename(folder / f"episodes.before-{number}.jsonl")
-        print(
-            "environments, protocol or chat format have changed: earlier episodes are now "
-            f"episodes.before-{number}.jsonl"
-        )
-    note.write_text(rules + "\n")
 
 
 def _rules_digest(suite: Suite, policy: TransformersPolicy) -> str:

@@ -166,6 +166,16 @@ def test_prompt_is_a_prefix(tokenizer):
             assert tokenizer.convert_ids_to_tokens(prompt)[-2:] == ["INST", "]"]
 
 
+def test_a_model_that_said_nothing_is_asked_on(tokenizer):
+    """An episode may go on after an empty reply; a training row that holds one is refused."""
+    user, nothing = {"role": "user", "content": "a"}, {"role": "assistant", "content": " "}
+    ids = chat.encode_prompt([user, nothing, user], tokenizer)
+    asked = "<s> ▁[ INST ] ▁a ▁[ / INST ]"
+    assert tokenizer.convert_ids_to_tokens(ids) == f"{asked} ▁▁ </s> {asked}".split()
+    with pytest.raises(chat.RowError, match="is empty"):
+        chat.encode([user, nothing, user, {"role": "assistant", "content": "b"}], tokenizer)
+
+
 def test_batch_equals_one_by_one(tokenizer):
     conversations = [nasty_conversation(seed) for seed in range(40)]
     assert chat.encode_many(conversations, tokenizer, "assistant", "Sys.") == [

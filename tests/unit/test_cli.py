@@ -29,7 +29,6 @@ def run(*words, **environment):
 def test_help_lists_every_verb_in_one_line(capsys):
     assert cli.main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(cli.VERBS) == 15
     for verb in cli.VERBS:
         assert sum(line.startswith(f"  {verb} ") for line in lines) == 1
     assert max(map(len, lines)) <= 120

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from agenttuning import collect as collect_module
 from agenttuning.collect import STATS, collect, conversation
+from agenttuning.collect.rows import kept
 from agenttuning.data import sources
 from agenttuning.data.convert import convert
 from agenttuning.errors import UserError
@@ -91,7 +91,7 @@ def test_threshold_0_keeps_every_episode_however_it_ended(tmp_path) -> None:
 def test_an_observation_without_an_answer_is_left_out() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": True}]
     record = {"status": "context_limit", "reward": 0.0, "messages": [*messages, {"role": "user", "content": "c"}]}
-    [row] = collect_module._kept("shop", [record, {"status": "agent_error", "reward": None, "messages": []}], 0.0)
+    [row] = kept("shop", [record, {"status": "agent_error", "reward": None, "messages": []}], 0.0)
     assert [turn["value"] for turn in row["conversations"]] == ["a", "b"]
 
 
@@ -136,7 +136,7 @@ def test_an_older_collection_is_replaced_and_anything_else_is_not(tmp_path) -> N
 def test_a_failed_write_leaves_the_old_collection(tmp_path, monkeypatch) -> None:
     folder = run(tmp_path)
     before = (folder / "README.md").read_bytes()
-    monkeypatch.setattr("agenttuning.collect.card", lambda stats: 1 / 0)
+    monkeypatch.setattr("agenttuning.collect.card.card", lambda stats: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, {**PLAN, "seed": 5})
     assert (folder / "README.md").read_bytes() == before

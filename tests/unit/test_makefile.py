@@ -41,13 +41,13 @@ def test_make_alone_prints_help_that_names_real_targets():
 
 
 @pytest.mark.parametrize(
-    "verb", ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "export"]
+    "verb", ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "errors", "export"]
 )
 def test_pattern_rules(verb):
     assert dry(f"{verb}-13b") == f"env/bin/python -m agenttuning {verb} recipes/agentlm-13b/sft.yaml"
 
 
-VERBS = ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "decontaminate"]
+VERBS = ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "errors", "decontaminate"]
 NAMES = {
     "7b-lora": "agentlm-7b/sft-lora.yaml",
     "70b-qlora": "agentlm-70b/sft-qlora.yaml",
@@ -99,10 +99,16 @@ def test_a_name_without_a_recipe_is_an_error():
         assert make("-n", "READY=", f"train-{name}").returncode != 0, name
 
 
-@pytest.mark.parametrize("target", ["base-tiny", "collect-tiny", "ablation-tiny", "quickstart"])
+@pytest.mark.parametrize("target", ["base-tiny", "collect-miniature", "ablation-tiny", "quickstart"])
 def test_tiny_targets(target):
-    verb = target.removesuffix("-tiny")
+    verb = target.removesuffix("-tiny").removesuffix("-miniature")
     assert dry(target).startswith(f"env/bin/python -m agenttuning {verb} recipes/agentlm-tiny")
+
+
+def test_targets_of_the_held_in_tasks():
+    assert dry("collect-tiny") == "env/bin/python -m agenttuning collect recipes/collect/tiny.yaml"
+    assert dry("doctor") == "env/bin/python -m agenttuning doctor"
+    assert dry("eval-held-in-13b") == "env/bin/python -m agenttuning eval-held-in recipes/agentlm-13b/sft.yaml"
 
 
 def test_the_environment_is_made_once_from_pinned_versions(tmp_path):

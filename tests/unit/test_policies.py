@@ -184,6 +184,24 @@ def test_a_prompt_without_room_for_a_reply_is_not_cut(tokenizer) -> None:
     ]
 
 
+def test_a_prompt_is_cut_at_its_beginning_where_the_protocol_says_so(tokenizer) -> None:
+    model = tiny_llama(len(tokenizer))
+    turns = [Turn(messages("Count to 3."), "a", 0), Turn(messages("one two three four five " * 9), "b", 0)]
+    prompts = [chat.encode_prompt(turn.messages, tokenizer) for turn in turns]
+    keep = len(prompts[0])
+    assert len(prompts[1]) > keep
+    policy = policy_of(model, tokenizer, truncate_prompt_tokens=keep)
+    wanted = decode(model, [prompt[-keep:] for prompt in prompts], max_new_tokens=8, stop=policy.stop)
+    assert policy(turns) == [chat.decode_reply(ids, tokenizer) for ids in wanted]
+    assert policy.counts["truncated"] == 1
+    assert policy(turns) != policy_of(model, tokenizer)(turns)
+    room = policy_of(model, tokenizer, truncate_prompt_tokens=keep, context=keep + 8)
+    assert not any(isinstance(reply, ContextLimit) for reply in room(turns))
+    assert isinstance(policy_of(model, tokenizer, context=keep + 8)(turns)[1], ContextLimit)
+    with pytest.raises(ValueError, match="at least one token"):
+        policy_of(model, tokenizer, truncate_prompt_tokens=0)
+
+
 def test_a_tokenizer_without_an_end_is_refused(tokenizer) -> None:
     class Endless:
         eos_token_id = None

@@ -263,6 +263,8 @@ def test_a_long_message_is_cut_and_says_so() -> None:
 def test_the_templates_are_package_data() -> None:
     assert {path.name for path in (Path(page.__file__).parent / "templates").iterdir()} == {
         "data.html.jinja",
+        "episodes.html.jinja",
+        "errors.html.jinja",
         "house.css.jinja",
         "page.html.jinja",
         "results.md.jinja",

@@ -51,10 +51,32 @@ def record(item: str = "a", state: str = status.COMPLETED, **more) -> dict:
     return {**key, "sample": 0, "status": state, "reward": 1.0 if status.is_result(state) else None, **more}
 
 
-def start(folder: Path) -> subprocess.Popen:
+# The same with a policy that is waited for and environments in threads, many live at once.
+WAITING = f"""
+import asyncio, sys
+from helpers import toy_task
+from agenttuning.environments import EMBEDDED, Room
+from agenttuning.episodes.runner import play
+from agenttuning.protocols.messages import own
+from agenttuning.episodes.store import EpisodeStore
+from agenttuning.policies.teacher import teacher
+policy = teacher(0.3, 0.1, 0)
+class Waits:
+    asked = 0
+    async def ask(self, turn):
+        self.asked += 1
+        await asyncio.sleep(0.002 * self.asked)
+        return policy([turn])[0]
+with EpisodeStore(sys.argv[1]) as store:
+    play(Room("toy", EMBEDDED, toy_task.Environment, "thread", 8), toy_task.items("test", {ITEMS}, 0), Waits(),
+         toy_task.PROTOCOL, own(toy_task), model="m", seed=0, store=store)
+"""
+
+
+def start(folder: Path, code: str = RUNNER) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
     return subprocess.Popen(
-        [sys.executable, "-c", RUNNER, str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code, str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
@@ -76,9 +98,9 @@ def finish(folder: Path) -> list[dict]:
         )
 
 
-@pytest.mark.parametrize("lines", [1, 9, 23])
-def test_kill_and_resume_gives_each_episode_once_and_the_same_scores(tmp_path, lines) -> None:
-    process = start(tmp_path)
+@pytest.mark.parametrize(("code", "lines"), [(RUNNER, 1), (RUNNER, 9), (RUNNER, 23), (WAITING, 2), (WAITING, 17)])
+def test_kill_and_resume_gives_each_episode_once_and_the_same_scores(tmp_path, code, lines) -> None:
+    process = start(tmp_path, code)
     wait_for_lines(tmp_path / FILE, lines)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -92,6 +114,22 @@ def test_kill_and_resume_gives_each_episode_once_and_the_same_scores(tmp_path, l
     assert on_disk[: len(kept)] == kept
     assert set(Counter(key_of(r) for r in on_disk if status.is_result(r["status"])).values()) == {1}
     assert len(on_disk) == ITEMS
+
+
+@pytest.mark.parametrize("code", [RUNNER, WAITING])
+def test_ctrl_c_records_what_is_live_as_cancelled(tmp_path, code) -> None:
+    process = start(tmp_path, code)
+    wait_for_lines(tmp_path / FILE, 5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT or b"KeyboardInterrupt" in said
+    kept = read(tmp_path / FILE)
+    cancelled = [line for line in kept if line["status"] == status.CANCELLED]
+    # of two live episodes both may wait for the disk just then: they are results
+    assert int(code is WAITING) <= len(cancelled) <= 8
+    assert {line["error"] for line in cancelled} <= {"KeyboardInterrupt: "}
+    assert finish(tmp_path) == finish(tmp_path / "again")
+    assert len(read(tmp_path / FILE)) == ITEMS + len(cancelled)
 
 
 def test_a_second_runner_is_refused_and_the_lock_dies_with_its_holder(tmp_path) -> None:
@@ -180,3 +218,65 @@ def test_any_text_goes_through(tmp_path) -> None:
     with EpisodeStore(tmp_path) as store:
         store.append(record("a", last=text))
     assert read(tmp_path / FILE)[0]["last"] == text
+
+
+def test_a_block_of_zeros_within_the_last_write_cuts_it_off_from_there(tmp_path) -> None:
+    with EpisodeStore(tmp_path) as store:
+        for name in "abcd":
+            store.append(record(name))
+    data = bytearray((tmp_path / FILE).read_bytes())
+    second = data.index(b"\n") + 1
+    data[second + 10 : second + 40] = bytes(30)
+    (tmp_path / FILE).write_bytes(data)
+    with EpisodeStore(tmp_path) as store:
+        assert store.torn == len(data) - second
+        assert [line["item"] for line in read(store.path)] == ["a"]
+        store.append(record("b"))
+    assert [line["item"] for line in read(tmp_path / FILE)] == ["a", "b"]
+
+
+def test_records_that_wait_together_share_one_sync(tmp_path, monkeypatch) -> None:
+    syncs, fsync = [], os.fsync
+
+    def slow(handle: int) -> None:
+        syncs.append((tmp_path / FILE).read_bytes().count(b"\n"))
+        time.sleep(0.05)
+        fsync(handle)
+
+    with EpisodeStore(tmp_path) as store:
+        monkeypatch.setattr(store_module.os, "fsync", slow)
+        futures = [store.submit(record(f"item {number}")) for number in range(100)]
+        assert not any(future.done() for future in futures)  # nothing is done before it is on disk
+        for number, future in enumerate(futures):
+            future.result()
+            assert syncs[-1] > number
+        assert len(syncs) <= 3
+        with pytest.raises(ValueError, match="already has a result"):
+            store.append(record("item 7"))
+        twice = [store.submit(record("new")), store.submit(record("new"))]
+        twice[0].result()
+        with pytest.raises(ValueError, match="already has a result"):
+            twice[1].result()
+    assert len(read(tmp_path / FILE)) == 101
+
+
+def test_closing_writes_what_waits(tmp_path) -> None:
+    with EpisodeStore(tmp_path) as store:
+        futures = [store.submit(record(f"item {number}")) for number in range(50)]
+    assert all(future.done() for future in futures)
+    assert len(read(tmp_path / FILE)) == 50
+
+
+def test_episodes_of_other_rules_are_put_aside_and_never_under_another_run(tmp_path) -> None:
+    with EpisodeStore(tmp_path, "one") as store:
+        store.append(record())
+        with pytest.raises(UserError, match="in use"):
+            EpisodeStore(tmp_path, "two")
+        assert (tmp_path / "episodes.jsonl").exists()
+    with EpisodeStore(tmp_path, "one") as store:
+        assert store.result(key_of(record())) is not None
+    for number, rules in enumerate(("two", "three"), 1):
+        with EpisodeStore(tmp_path, rules) as store:
+            assert store.result(key_of(record())) is None
+            store.append(record())
+        assert len(read(tmp_path / f"episodes.before-{number}.jsonl")) == 1

@@ -33,9 +33,9 @@ def check_turns(messages: object, ends_with: str = "assistant") -> list[dict]:
     ignored.
 
     `ends_with` is "assistant" for training rows and "user" for a prompt. Raises RowError for a wrong type, an unknown
-    role, an order other than (system)? (user assistant)+, an assistant turn of white space only, or a `loss` that is
-    not a bool. An empty user turn is allowed here, since an environment may print nothing; `data.convert` refuses it in
-    training rows.
+    role, an order other than (system)? (user assistant)+, an assistant turn of white space only in a training row, or a
+    `loss` that is not a bool. In a prompt it is allowed: a model may have said nothing, and its episode goes on. So is
+    an empty user turn, since an environment may print nothing; `data.convert` refuses it in training rows.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise RowError("the conversation is empty or not a list of turns")
@@ -46,7 +46,7 @@ def check_turns(messages: object, ends_with: str = "assistant") -> list[dict]:
         if not isinstance(role, str) or role not in ROLES:
             raise RowError(f"turn {turn} has the unknown role {role!r}")
         content = clean_text(message.get("content"), f"the content of turn {turn} ({role})")
-        if role == "assistant" and not content.strip():
+        if role == "assistant" and ends_with == "assistant" and not content.strip():
             raise RowError(f"turn {turn} (assistant) is empty")
         if not isinstance(message.get("loss"), bool | None):
             raise RowError(f"the loss of turn {turn} is {type(message['loss']).__name__}, not true, false or null")

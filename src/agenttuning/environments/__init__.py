@@ -9,6 +9,8 @@ An environment is anything with this small face:
     actions() -> list[str]    some admissible actions of the present state
     close()                   gives back what the environment holds (a database, a folder, a sandbox)
     metrics() -> dict         optional: further numbers and labels of the present state (F1, exact match, a category)
+    over: bool                optional: after reset, whether the episode has ended before the first turn; and
+    ended: str                with it, how, where that is not "completed", as in Step
 
 An action is one text; each module says in its docstring what it understands. Episodes are played in a `Room`.
 
@@ -20,6 +22,7 @@ by `held_in`. Each has
     items(split, n, seed)     practice items from a generator, split "train" or "test": never items of the benchmark
     load(path)                the benchmark's own items from the user's files
     serve(backend, **where)   context manager that gives the Room; `where` are the backend's options (a DSN, a path)
+    DATA_OPTION               optional: the backend's option that takes the same path as `load`
     missing(backend, **where) what this machine lacks for the backend, as list of Missing
 
 `household`, `database`, `shop` and `files` are the miniature's own worlds, small but real: `database` is SQLite,
@@ -43,12 +46,14 @@ from agenttuning.errors import UserError
 class Step:
     """What an action led to. `valid` is False when the action was not understood or not possible. `error` then names
     its kind where the paper's figure counts it apart ("function_call": a tool called in a way that cannot be run).
+    `ended`: how the episode ended where that is not "completed", a name of episodes/status.py (a harness of its own).
     """
 
     observation: str
     done: bool = False
     valid: bool = True
     error: str | None = None
+    ended: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,68 +1,37 @@
-"""Plays items in lock-step: one call of the policy a turn for all live episodes.
+"""Plays items, many at once, and returns one record each. The rules of a turn are in episode.py.
 
-The order of the rules of a turn, as AgentBench plays: a reply without an action ends the episode (refusal or
-invalid_format); an action that the environment refuses is reported by it and the episode goes on, until
-`invalid_in_a_row` of them (invalid_action); `repetition` identical replies in a row end it, after the last was played;
-the turns of the task end it (task_limit). Only an episode that the environment calls over has a reward: not done is 0,
-as for AgentBench's ALFWorld (not won), WebShop (nothing bought) and OS (no answer).
+Every episode is a task of one event loop. Environments and model have limits of their own: at most `width` and
+`Room.slots` environments are open, at most the policy's `slots` questions are asked, and an open environment holds no
+slot of the model. Where an environment's calls run is hosts.py's matter, how the policy is asked asking.py's.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import logging
-import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from agenttuning.environments import Room
 from agenttuning.episodes import status
+from agenttuning.episodes.asking import Batch, Single, asker_of
+from agenttuning.episodes.episode import Episode, Rules, act, clean, decline, note, opened, settle, text_of
+from agenttuning.episodes.hosts import Host, host_of
+from agenttuning.episodes.progress import Progress
 from agenttuning.episodes.store import EpisodeStore, key_of
 from agenttuning.errors import UserError
-from agenttuning.policies import ContextLimit, Policy, Turn
-from agenttuning.protocols import Limits, Protocol, TaskRules, format_of
-from agenttuning.protocols.history import newest
-from agenttuning.protocols.messages import Format, Prompts, assistant, declines, user
+from agenttuning.policies import Policy, Turn
+from agenttuning.protocols import Protocol
+from agenttuning.protocols.messages import Prompts, assistant
 
 log = logging.getLogger(__name__)
-ERROR_CHARS = 500  # of an exception's text in a record
-ATTEMPTS_ALONE = 3  # turns that fail alone, one after the other, before the policy counts as down for the whole batch
-
-
-@dataclass
-class _Episode:
-    item: dict
-    env: Any = None
-    prompt: str | None = None  # digest of what stood before the first observation
-    opening: int = 0  # messages before the model's first turn
-    messages: list[dict] = field(default_factory=list)
-    steps: list[dict] = field(default_factory=list)
-    ended: str | None = None
-    reward: float | None = None
-    metrics: dict = field(default_factory=dict)
-    last: str | None = None  # the observation after the last action; no reply follows it, so it is no message
-    error: str | None = None
-
-    @property
-    def turn(self) -> int:
-        return sum(message["role"] == "assistant" and message["loss"] for message in self.messages)
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """What is asked of the protocol turn by turn."""
-
-    protocol: Protocol
-    task: TaskRules
-    limits: Limits
-    format: Format
-
-    def shown(self, episode: _Episode) -> list[dict]:
-        messages = episode.messages
-        if self.format.fresh:
-            messages = [*messages[: episode.opening - 1], messages[-1]]
-        limit = self.protocol.history_segments
-        return messages if limit is None else newest(messages, limit)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOST_IN_A_ROW = 16  # episodes, or all that are live where those are more, after which nothing more is expected
 
 
 def play(
@@ -79,228 +48,228 @@ def play(
     width: int = 160,
     retries: int = 2,
     wait_s: float = 0.5,
+    env_timeout_s: float = 300.0,
+    counts: Counter | None = None,
     progress: bool = True,
+    progress_s: float = 30.0,
 ) -> list[dict]:
     """Play `items` in a room and return one record an item, in their order.
 
     Items whose key has a result of the model in `store` are not played again. At most `width` episodes are live at a
-    time. A policy that raises is asked again `retries` times, after `wait_s`, 2 `wait_s`, ... seconds, and then turn by
-    turn, so that one poisonous prompt does not take its neighbours along; what still fails is an agent_error. Name the
-    weights in `model` (path and revision): it is the key's part that tells two checkpoints apart. `sample` tells apart
-    episodes of the same item by the same model.
+    time. What fails is tried again `retries` times, after `wait_s`, 2 `wait_s`, ... seconds: a policy that raises is
+    asked again (asking.py), then the episode is an agent_error; an episode whose environment raises, crashes or does
+    not answer within `env_timeout_s` seconds (rooms of isolation thread and process) is played again from the start,
+    then it is an environment_error. `counts` gets what was done again: "asked again" (turns), "played again"
+    (episodes). Name the weights in `model` (path and revision): it is the key's part that tells two checkpoints apart.
+    `sample` tells apart episodes of the same item by the same model. `progress` False is quiet; without a terminal a
+    line is written every `progress_s` seconds.
 
     A record has task, backend, protocol, item, seed, model, sample (the key), status, reward (0..1, None for
     infrastructure), metrics, turns, prompt (digest), messages, steps [{action, valid, cut, error}], last (closing
-    observation) and error. UserError and KeyboardInterrupt pass through; live episodes are then recorded as cancelled.
+    observation) and error. With the same seed and a policy whose replies depend on their turn alone the records are
+    equal, byte for byte, at any `width`. UserError and KeyboardInterrupt pass through; live episodes are then recorded
+    as cancelled. Raises UserError when the disk of `store` is full, and when as many episodes in a row as are live (at
+    least 16) were lost to infrastructure and more are to come.
     """
-    told = protocol.rules(room.task)
-    rules = _Rules(protocol, told, protocol.limits_of(room.task), format_of(told.format))
+    rules = Rules.of(protocol, room.task)
     if len({item["id"] for item in items}) < len(items):
         raise ValueError(f"two items of {room.task} have the same id")
     key = {"task": room.task, "backend": room.backend.name, "protocol": protocol.label}
     key |= {"seed": seed, "model": model, "sample": sample}
     done = {} if store is None else {item["id"]: store.result(key_of({**key, "item": item["id"]})) for item in items}
-    records: dict[str, dict] = {item: record for item, record in done.items() if record is not None}
-    pending = deque(item for item in items if item["id"] not in records)
+    records = {item: record for item, record in done.items() if record is not None}
     if records:
         log.info("%s: %d of %d episodes are in the store already", room.task, len(records), len(items))
-    live: list[_Episode] = []
-
-    def finish(episode: _Episode) -> None:
-        record = {**key, "item": episode.item["id"], **_outcome(episode)}
-        records[record["item"]] = record
-        if store is not None:
-            store.append(record)
-
-    with _bar(room.task, len(items), progress) as bar:
-        bar.update(len(records))
-        try:
-            while pending or live:
-                while pending and len(live) < width:
-                    live.append(_Episode(pending.popleft()))
-                    _open(live[-1], room, prompts)
-                playing = [episode for episode in live if episode.ended is None]
-                for episode, reply in zip(playing, _ask(policy, playing, rules, retries, wait_s), strict=True):
-                    _answer(episode, reply, rules)
-                ended, live = [e for e in live if e.ended], [e for e in live if not e.ended]
-                for episode in ended:
-                    _close(episode, rules)
-                    finish(episode)
-                bar.update(len(ended))
-                bar.set_postfix_str(_success(records))
-        except BaseException as error:
-            for episode in live:
-                if episode.item["id"] not in records:
-                    episode.ended, episode.error = status.CANCELLED, _text(error)
-                    _close(episode, rules)
-                    finish(episode)
-            raise
-    return [records[item["id"]] for item in items]
-
-
-def _open(episode: _Episode, room: Room, prompts: Prompts) -> None:
-    prompt = prompts(episode.item)
+    pending = deque((place, item) for place, item in enumerate(items) if item["id"] not in records)
+    live = min(width, room.slots or width, len(pending))
+    counts = Counter() if counts is None else counts
+    asker = asker_of(policy, live, retries, wait_s, counts)
+    shown = Progress(room.task, len(items), rules.task.metric, progress, progress_s)
+    shown.add(records.values())
+    run = _Run(room, rules, prompts, asker, store, key, pending, retries, wait_s, env_timeout_s, counts, shown, records)
     try:
-        episode.env = room.make(episode.item)
-        observation = _clean(episode.env.reset())
-        episode.prompt, episode.messages = prompt.digest, prompt.opening(observation)
-        episode.opening = len(episode.messages)
-    except Exception as error:
-        episode.ended, episode.error = status.ENVIRONMENT_ERROR, _text(error)
+        if pending:
+            _complete(run.play(policy, live))
+    finally:
+        shown.close()
+    if counts:
+        log.info("%s: %s", room.task, ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
+    return [run.records[item["id"]] for item in items]
 
 
-def _ask(
-    policy: Policy, episodes: list[_Episode], rules: _Rules, retries: int, wait_s: float
-) -> list[str | ContextLimit | Exception]:
-    turns = [Turn(rules.shown(e), e.item["id"], e.turn, e.env, rules.format.write) for e in episodes]
-    if not turns:
-        return []
-    failure: Exception = RuntimeError("never asked")
-    for attempt in range(retries + 1):
+def _complete(work: Coroutine) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    # called from within an event loop (a notebook's): that one goes on when this is done
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+@dataclass
+class _Run:
+    room: Room
+    rules: Rules
+    prompts: Prompts
+    asker: Batch | Single
+    store: EpisodeStore | None
+    key: dict
+    pending: deque[tuple[int, dict]]
+    retries: int
+    wait_s: float
+    env_timeout_s: float
+    counts: Counter
+    progress: Progress
+    records: dict[str, dict]
+    cause: BaseException | None = None  # what ended the run early
+    tasks: list[asyncio.Task] = field(default_factory=list)
+    lost_in_a_row: int = 0
+
+    async def play(self, policy: Policy, live: int) -> None:
+        """Play what is pending, `live` episodes at once. Raises what ended it early."""
+        async with contextlib.AsyncExitStack() as stack:
+            if hasattr(policy, "__aenter__"):
+                await stack.enter_async_context(policy)
+            beat = asyncio.ensure_future(self.progress.beat())
+            stack.callback(beat.cancel)
+            self.tasks = [asyncio.ensure_future(self._work()) for _ in range(live)]
+            try:
+                await asyncio.wait(self.tasks)
+            except asyncio.CancelledError:  # Ctrl-C, as asyncio.run hands it on
+                self._stop(KeyboardInterrupt())
+                await asyncio.wait(self.tasks)
+                raise
+        if self.cause is not None:
+            raise self.cause
+
+    def _stop(self, cause: BaseException) -> None:
+        if self.cause is None:
+            self.cause = cause
+            for task in self.tasks:
+                if task is not asyncio.current_task():
+                    task.cancel()
+
+    async def _work(self) -> None:
         try:
-            return _checked(policy(turns), turns)
-        except UserError:
-            raise
-        except Exception as error:
-            failure = error
-            log.warning(
-                "the policy failed on %d turns, attempt %d of %d: %s",
-                len(turns),
-                attempt + 1,
-                retries + 1,
-                _text(error),
+            while self.pending and self.cause is None:
+                await self._item(*self.pending.popleft())
+        except BaseException as error:  # also KeyboardInterrupt: out of a task it would end the loop with all the rest
+            self._stop(error)
+        finally:
+            self.asker.leave()
+
+    async def _item(self, place: int, item: dict) -> None:
+        for attempt in range(self.retries + 1):
+            episode = Episode(item)
+            host = host_of(self.room, item, self.env_timeout_s)
+            try:
+                await self._episode(episode, host, place)
+                await _close(episode, host)
+                if episode.ended != status.ENVIRONMENT_ERROR or attempt == self.retries:
+                    break
+                self.counts["played again"] += 1
+                log.warning(
+                    "%s, item %s: the environment failed, attempt %d of %d, it is played again from the start: %s",
+                    *(self.room.task, item["id"], attempt + 1, self.retries + 1, episode.error),
+                )
+                await asyncio.sleep(self.wait_s * 2**attempt)
+            except BaseException as error:
+                await self._cancel(episode, host, error)
+                raise
+        await self._finish(episode)
+
+    async def _episode(self, episode: Episode, host: Host, place: int) -> None:
+        """Play to the end. Raises UserError and what is no Exception; any other failure is noted in the episode."""
+        rules, prompt = self.rules, self.prompts(episode.item)
+        try:
+            observation, ended = await _in(host, opened)
+            episode.begin(prompt, observation)
+            episode.ended = ended
+            while episode.ended is None:
+                turn = Turn(episode.shown(rules), episode.item["id"], episode.turn, host.face, rules.format.write)
+                answer = await self.asker.ask(turn, place)
+                if not isinstance(answer, str):
+                    decline(episode, answer)
+                    break
+                await _turn(episode, host, clean(answer), rules)
+            if status.is_result(episode.ended):
+                episode.reward, episode.metrics = await _in(host, lambda env: settle(env, episode, rules))
+        except _Broken as error:
+            episode.fail(status.ENVIRONMENT_ERROR, error.__cause__)
+
+    async def _cancel(self, episode: Episode, host: Host, error: BaseException) -> None:
+        episode.fail(status.CANCELLED, self.cause or error)
+        try:
+            await host.leave()
+        except Exception as failure:
+            log.warning("%s, item %s: close: %s", self.room.task, episode.item["id"], text_of(failure))
+        try:
+            await self._finish(episode)
+        except UserError as failure:  # a full disk: the episode is played again without this record, too
+            log.warning("%s, item %s: not recorded as cancelled: %s", self.room.task, episode.item["id"], failure)
+
+    async def _finish(self, episode: Episode) -> None:
+        record = {**self.key, "item": episode.item["id"], **episode.outcome()}
+        if self.store is not None:
+            try:
+                # where the run is stopped in this wait, the record is written all the same
+                await asyncio.wrap_future(self.store.submit(record))
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                raise self._full(error) from error
+        self.records[record["item"]] = record
+        self.progress.add([record])
+        lost = episode.ended in (status.AGENT_ERROR, status.ENVIRONMENT_ERROR)
+        self.lost_in_a_row = self.lost_in_a_row + 1 if lost else 0
+        if self.lost_in_a_row >= max(len(self.tasks), LOST_IN_A_ROW) and self.pending:
+            raise UserError(
+                f"{self.room.task}: the last {self.lost_in_a_row} episodes were all lost to infrastructure, the newest "
+                f"to {episode.ended} ({episode.error}); the {len(self.pending)} that are left would most likely be, "
+                "too; see to what failed and type the same command: what has a result is not played again"
             )
-            if attempt < retries:
-                time.sleep(wait_s * 2**attempt)
-    if len(turns) == 1:
-        return [failure]
-    answers: list[str | ContextLimit | Exception] = []
-    for turn in turns:
-        if len(answers) >= ATTEMPTS_ALONE and all(isinstance(answer, Exception) for answer in answers):
-            answers.append(failure)
-            continue
-        try:
-            answers += _checked(policy([turn]), [turn])
-        except UserError:
-            raise
-        except Exception as error:
-            answers.append(error)
-    return answers
+
+    def _full(self, error: OSError) -> UserError:
+        results = sum(status.is_result(record["status"]) for record in self.records.values())
+        return UserError(
+            f"the disk of {self.store.folder} is full ({error.strerror}); {results} episodes of {self.room.task} are "
+            f"stored whole and the file is valid, the rest would be lost if the run went on; make room and type the "
+            "same command: it goes on from there"
+        )
 
 
-def _checked(replies: Any, turns: list[Turn]) -> list[str | ContextLimit]:
-    if len(replies) != len(turns):
-        raise TypeError(f"the policy gave {len(replies)} replies to {len(turns)} turns")
-    for reply in replies:
-        if not isinstance(reply, str | ContextLimit):
-            raise TypeError(f"the policy gave a {type(reply).__name__} for a reply")
-    return replies
+class _Broken(Exception):
+    """An environment raised, crashed or hung; the cause is what it was."""
 
 
-def _answer(episode: _Episode, reply: str | ContextLimit | Exception, rules: _Rules) -> None:
-    if isinstance(reply, Exception):
-        episode.ended, episode.error = status.AGENT_ERROR, _text(reply)
-        return
-    if isinstance(reply, ContextLimit):
-        episode.ended = status.CONTEXT_LIMIT
-        return
-    reply = _clean(reply)
-    parsed = rules.format.read(reply, rules.limits.action_chars, episode.env.actions)
-    episode.messages.append(assistant(reply if parsed.keep is None else parsed.keep))
-    if parsed.action is None:
-        episode.steps.append({"action": None, "valid": False, "cut": False, "error": None})
-        if parsed.tell is None:
-            episode.ended = status.REFUSAL if declines(reply) else status.INVALID_FORMAT
-            return
-        observation, over = parsed.tell, False
-    else:
-        try:
-            step = episode.env.step(parsed.action)
-            observation, over = _clean(step.observation), step.done
-        except Exception as error:
-            episode.ended, episode.error = status.ENVIRONMENT_ERROR, _text(error)
-            return
-        made = {"action": parsed.action, "valid": step.valid, "cut": parsed.cut, "error": step.error}
-        episode.steps.append(made)
-    episode.ended = status.COMPLETED if over else _stopped(episode, rules)
-    if episode.ended:
-        episode.last = observation
-    else:
-        episode.messages.append(user(rules.format.show(observation)))
-
-
-def _stopped(episode: _Episode, rules: _Rules) -> str | None:
-    limits = rules.limits
-    replies = [message["content"] for message in episode.messages if message["role"] == "assistant" and message["loss"]]
-    tail = replies[-limits.repetition :] if limits.repetition else []
-    if tail and len(replies) >= max(limits.repetition, limits.repetition_from) and len(set(tail)) == 1:
-        return status.REPETITION
-    tail = episode.steps[-limits.invalid_in_a_row :] if limits.invalid_in_a_row else []
-    if tail and len(tail) == limits.invalid_in_a_row and not any(step["valid"] for step in tail):
-        return status.INVALID_ACTION
-    return status.TASK_LIMIT if len(replies) >= rules.task.max_turns else None
-
-
-def _close(episode: _Episode, rules: _Rules) -> None:
-    if episode.env is None:
-        return
+async def _in(host: Host, work: Callable[[Any], Any]) -> Any:
     try:
-        _score(episode, rules)
+        return await host.do(work)
+    except UserError:
+        raise
     except Exception as error:
-        episode.ended, episode.error = status.ENVIRONMENT_ERROR, _text(error)
+        raise _Broken from error
+
+
+async def _turn(episode: Episode, host: Host, reply: str, rules: Rules) -> None:
     try:
-        episode.env.close()
+        parsed, step = await _in(host, lambda env: act(env, reply, rules))
+    except _Broken:
+        episode.messages.append(assistant(reply))
+        raise
+    if isinstance(step, UserError):
+        raise step
+    if isinstance(step, Exception):
+        episode.messages.append(assistant(reply if parsed.keep is None else parsed.keep))
+        raise _Broken from step
+    note(episode, reply, parsed, step, rules)
+
+
+async def _close(episode: Episode, host: Host) -> None:
+    try:
+        await host.close()
     except Exception as error:
         # The result stands; what leaked is said.
-        episode.error = f"{episode.error or ''} close: {_text(error)}".strip()
-
-
-def _score(episode: _Episode, rules: _Rules) -> None:
-    if not status.is_result(episode.ended):
-        return
-    finished = episode.ended == status.COMPLETED or rules.task.unfinished == "score"
-    episode.reward = _reward(episode.env.score()) if finished else 0.0
-    metrics = getattr(episode.env, "metrics", None)
-    episode.metrics = metrics() if metrics else {}
-
-
-def _clean(text: str) -> str:
-    # A lone surrogate, which JSON can carry, is not text: the tokenizer would refuse the whole conversation.
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _reward(score: float) -> float:
-    if not 0.0 <= score <= 1.0:
-        raise ValueError(f"score() gave {score!r}; a reward lies in [0, 1]")
-    return float(score)
-
-
-def _outcome(episode: _Episode) -> dict:
-    scored = status.is_result(episode.ended)
-    return {
-        "status": episode.ended,
-        "reward": episode.reward if scored else None,
-        "metrics": episode.metrics if scored else {},
-        "turns": episode.turn,
-        "prompt": episode.prompt,
-        "messages": episode.messages,
-        "steps": episode.steps,
-        "last": episode.last,
-        "error": episode.error,
-    }
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:ERROR_CHARS]
-
-
-def _success(records: dict[str, dict]) -> str:
-    scored = [record["reward"] for record in records.values() if status.is_result(record["status"])]
-    return f"success {100 * sum(reward >= 1.0 for reward in scored) / len(scored):.1f} %" if scored else "no result yet"
-
-
-def _bar(name: str, total: int, progress: bool):
-    from tqdm import tqdm
-
-    # disable=None: silent when stderr is not a terminal.
-    return tqdm(total=total, desc=name, unit="episode", disable=None if progress else True)
+        episode.error = f"{episode.error or ''} close: {text_of(error)}".strip()

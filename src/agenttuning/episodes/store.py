@@ -1,8 +1,9 @@
 """An append-only file of episodes that survives a kill at any instant.
 
-`episodes.jsonl` holds one record a line, each written with one call, flushed and fsynced. The key of a record is
-the values of KEY. A key has at most one record with a result of the model; records of infrastructure
-failures may precede it. `lock` is held (fcntl) while the store is open.
+`episodes.jsonl` holds one record a line. One thread writes: it takes all records that wait, writes them with one call
+and one fsync, and only then says so, so that many episodes which end at once share the wait for the disk. The key of a
+record is the values of KEY. A key has at most one record with a result of the model; records of infrastructure failures
+may precede it. `lock` is held (fcntl) while the store is open.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import fcntl
 import json
 import logging
 import os
+import queue
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 from agenttuning.data.folders import sync
@@ -30,15 +34,19 @@ def key_of(record: dict) -> tuple:
 class EpisodeStore:
     """The episodes of one folder, opened for appending; a context manager.
 
-    `torn` is the number of bytes of an unfinished last line which were cut off at opening (0 after a clean end).
-    Raises UserError when another process has the folder open, or when a line that is not the last is unreadable.
+    `torn` is the number of bytes at the end which were not written to the end and were cut off at opening (0 after a
+    clean end). `rules` is a digest of all that decides how an episode goes and that no key says: episodes which were
+    played by others are kept in episodes.before-N.jsonl, and not taken for results. Raises UserError when another
+    process has the folder open, or when another line is unreadable.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, rules: str | None = None) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _take_lock(self.folder / LOCK)
         try:
+            if rules is not None:
+                _put_aside(self.folder, rules)
             self.path = self.folder / FILE
             self.torn = _cut_torn_line(self.path)
             if self.torn:
@@ -46,6 +54,9 @@ class EpisodeStore:
             self._latest = {key_of(record): record for record in read(self.path)}
             self._file = self.path.open("ab", buffering=0)
             sync(self.folder)
+            self._queue: queue.SimpleQueue[tuple[dict, bytes, Future] | None] = queue.SimpleQueue()
+            self._writer = threading.Thread(target=self._write_on, name=f"writer of {self.path}", daemon=True)
+            self._writer.start()
         except BaseException:
             self._lock.close()
             raise
@@ -57,7 +68,9 @@ class EpisodeStore:
         self.close()
 
     def close(self) -> None:
-        """Close the file and give the lock back."""
+        """Write what waits, close the file and give the lock back."""
+        self._queue.put(None)
+        self._writer.join()
         self._file.close()
         self._lock.close()
 
@@ -67,19 +80,56 @@ class EpisodeStore:
         return record if record is not None and status.is_result(record["status"]) else None
 
     def append(self, record: dict) -> None:
-        """Write one record; it is on disk when this returns. Raises ValueError when its key already has a result."""
-        key = key_of(record)
-        if self.result(key) is not None:
-            raise ValueError(f"episode {'/'.join(map(str, key))} already has a result")
-        _write(self._file.fileno(), (json.dumps(record) + "\n").encode("ascii"))
-        self._latest[key] = record
+        """Write one record; it is on disk when this returns. Raises as `submit`'s future does."""
+        self.submit(record).result()
+
+    def submit(self, record: dict) -> Future:
+        """A future that is done when the record is on disk. It raises ValueError when the record's key already has a
+        result, OSError when it could not be written; the file is then as it was before.
+        """
+        future: Future = Future()
+        future.set_running_or_notify_cancel()  # a record that was handed over is written
+        self._queue.put((record, (json.dumps(record) + "\n").encode("ascii"), future))
+        return future
+
+    def _write_on(self) -> None:
+        going = True
+        while going:
+            entries = [self._queue.get()]
+            while not self._queue.empty():
+                entries.append(self._queue.get())
+            going = None not in entries
+            self._commit([entry for entry in entries if entry is not None])
+
+    def _commit(self, entries: list[tuple[dict, bytes, Future]]) -> None:
+        fresh: dict[tuple, dict] = {}
+        lines, futures = [], []
+        for record, line, future in entries:
+            key = key_of(record)
+            known = fresh.get(key) or self._latest.get(key)
+            if known is not None and status.is_result(known["status"]):
+                future.set_exception(ValueError(f"episode {'/'.join(map(str, key))} already has a result"))
+                continue
+            fresh[key] = record
+            lines.append(line)
+            futures.append(future)
+        try:
+            if lines:
+                _write(self._file.fileno(), b"".join(lines))
+        except BaseException as error:
+            for future in futures:
+                future.set_exception(error)
+            return
+        self._latest |= fresh
+        for future in futures:
+            future.set_result(None)
 
 
-def _write(handle: int, line: bytes) -> None:
+def _write(handle: int, lines: bytes) -> None:
     end = os.fstat(handle).st_size
     try:
-        while line:
-            line = line[os.write(handle, line) :]
+        while lines:
+            lines = lines[os.write(handle, lines) :]
         os.fsync(handle)
     except BaseException:
         # A full disk must not leave half a line for the next record to be glued to.
@@ -115,19 +165,33 @@ def _record(line: bytes) -> dict | None:
 
 
 def _cut_torn_line(path: Path) -> int:
-    # Only the last line can be torn: every earlier one was on disk before the next was begun.
+    # After a kill only the last line can be torn. After a power cut, any block of what the last write handed over may
+    # hold zeros, which no record does: that write and so all lines from there on were not yet said to be on disk.
     if not path.exists():
         return 0
     with path.open("r+b") as file:
         data = file.read()
         if not data:
             return 0
-        start = data.rfind(b"\n", 0, len(data) - 1) + 1
-        if _record(data[start:]) is not None:
+        zero = data.find(b"\0")
+        start = data.rfind(b"\n", 0, zero if zero >= 0 else len(data) - 1) + 1
+        if zero < 0 and _record(data[start:]) is not None:
             return 0
         file.truncate(start)
         os.fsync(file.fileno())
         return len(data) - start
+
+
+def _put_aside(folder: Path, rules: str) -> None:
+    note, episodes = folder / "rules.txt", folder / FILE
+    if episodes.exists() and (not note.exists() or note.read_text().strip() != rules):
+        number = next(n for n in range(1, 10_000) if not (folder / f"episodes.before-{n}.jsonl").exists())
+        episodes.rename(folder / f"episodes.before-{number}.jsonl")
+        print(
+            f"{folder}: items, environment, protocol or chat format have changed; earlier episodes are now in "
+            f"episodes.before-{number}.jsonl"
+        )
+    note.write_text(rules + "\n")
 
 
 def _take_lock(path: Path):

@@ -19,9 +19,11 @@ class TransformersPolicy:
     Greedy at `temperature` 0, else sampled with a generator seeded by (`seed`, item, turn). `width` prompts are decoded
     together (32 was the fastest of 8 to 150 for one million parameters on two cores). `context` is the room in tokens
     for prompt and reply, by default the model's max_position_embeddings: a prompt which leaves less than
-    `max_new_tokens` is answered with ContextLimit, never cut.
+    `max_new_tokens` is answered with ContextLimit, never cut; unless `truncate_prompt_tokens` says how many ids of its
+    end are kept (vLLM's name; what is lost can be `<s>` and half an instruction, as in the released evaluation).
 
-    `counts` says what was done: replies, tokens, and `unfinished`, the replies that ran into `max_new_tokens`.
+    `counts` says what was done: replies, tokens, `unfinished` (replies that ran into `max_new_tokens`), and `truncated`
+    (prompts that lost their beginning).
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class TransformersPolicy:
         system_prompt: str | None = None,
         width: int = 32,
         context: int | None = None,
+        truncate_prompt_tokens: int | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise UserError(
@@ -46,6 +49,9 @@ class TransformersPolicy:
         self.system_prompt, self.width = system_prompt, width
         self.stop = {tokenizer.eos_token_id, *_own_stops(model, tokenizer)}
         self.context = context or model.config.max_position_embeddings
+        if truncate_prompt_tokens is not None and truncate_prompt_tokens < 1:
+            raise ValueError(f"truncate_prompt_tokens is {truncate_prompt_tokens}; a prompt has at least one token")
+        self.truncate_prompt_tokens = truncate_prompt_tokens
         self.counts: Counter[str] = Counter()
 
     def __call__(self, turns: list[Turn]) -> list[str | ContextLimit]:
@@ -58,6 +64,9 @@ class TransformersPolicy:
         except RowError as error:
             # what a model wrote can make its template refuse: an error of that episode, which must not stop the others
             raise ValueError(f"the conversation cannot be asked on: {error}") from error
+        if self.truncate_prompt_tokens is not None:
+            self.counts["truncated"] += sum(len(prompt) > self.truncate_prompt_tokens for prompt in prompts)
+            prompts = [prompt[-self.truncate_prompt_tokens :] for prompt in prompts]
         replies: list[str | ContextLimit] = [ContextLimit(len(prompt), self.context) for prompt in prompts]
         fits = [row for row, prompt in enumerate(prompts) if len(prompt) + self.max_new_tokens <= self.context]
         pad = self.tokenizer.pad_token_id

@@ -190,7 +190,7 @@ def commands(recipe: Recipe) -> list[str]:
     shown = path.relative_to(recipe.root.resolve()) if path.is_relative_to(recipe.root.resolve()) else recipe.path.name
     base = recipe.values["model_name_or_path"]
     base = Path(base).name if Path(base).is_absolute() else base
-    first = ["make base-tiny collect-tiny"] if recipe.name.startswith("agentlm-tiny/") else []
+    first = ["make base-tiny collect-miniature"] if recipe.name.startswith("agentlm-tiny/") else []
     verbs = (f"train {shown}", f"eval {shown} --model {base}", f"eval {shown}", f"report {shown}")
     return [*first, *(f"agenttuning {words}" for words in verbs)]
 

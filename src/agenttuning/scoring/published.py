@@ -59,3 +59,19 @@ def overall(published: Published, group: str, scores: dict[str, float]) -> float
     if any(task not in scores for task in tasks):
         return None
     return sum(scores[task] / published.divisors[task] for task in tasks) / len(tasks)
+
+
+@dataclass(frozen=True)
+class ErrorAnalysis:
+    """The paper's error-analysis figure: `shares[panel][kind]` lists the share in [0, 1] of each of `models`."""
+
+    models: list[str]
+    shares: dict[str, dict[str, list[float]]]
+    evidence: str
+
+
+def error_analysis(path: Path = PUBLISHED) -> ErrorAnalysis:
+    """Read the figure's bars from published.yaml."""
+    block = read_mapping(path)["error_analysis"]
+    shares = {name: value for name, value in block.items() if isinstance(value, dict)}
+    return ErrorAnalysis(block["models"], shares, block["evidence"])

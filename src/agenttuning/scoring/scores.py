@@ -3,9 +3,11 @@
     scores.json = {schema, model, protocol, tasks: {task: score}, groups: {held_in: score, held_out: score}}
 
 A task's score: `score` (the protocol's headline metric), `interval`, `mean_reward`, `reward_interval`, `success_rate`,
-`success_interval`, all x 100; `n` (episodes scored), `asked` (episodes of the protocol), `lost` (to infrastructure),
-`statuses`, `errors`, `void` (why there is no score, or null), `group`, `metric`, and `rewards` by item, which paired
-comparisons need. `score` and the rates are null when void. Episodes lost to infrastructure are in no rate.
+`success_interval`, all x 100; `categories` (success rate, interval and n of each, where episodes say theirs); `metrics`
+(the mean of each further number that episodes have, x 100); `n` (episodes scored), `asked` (episodes of the protocol),
+`lost` (to infrastructure), `statuses`, `errors`, `void` (why there is no score, or null), `group`, `metric`, and
+`rewards` by item, which paired comparisons need. `score` and the rates are null when void. Episodes lost to
+infrastructure are in no rate.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def score_records(records: list[dict], protocol: Protocol, notes: dict | None = 
     unknown = set(by_task) - set(tasks)
     if unknown:
         protocol.rules(min(unknown))
-    groups = {name: _group(tasks, name) for name in ("held_in", "held_out")}
+    groups = {name: group(tasks, name) for name in ("held_in", "held_out")}
     scores = {"schema": SCHEMA, "model": models.pop(), "protocol": protocol.label, "tasks": tasks, "groups": groups}
     return {**scores, "notes": notes} if notes else scores
 
@@ -77,15 +79,48 @@ def score_task(records: list[dict], protocol: Protocol) -> dict:
     entry["reward_interval"] = _percent(intervals.mean_interval(rewards))
     entry["success_rate"] = 100 * won / len(rewards)
     entry["success_interval"] = _percent(intervals.wilson(won, len(rewards)))
-    chosen = (
-        ("success_rate", "success_interval") if rules.metric == "success_rate" else ("mean_reward", "reward_interval")
-    )
-    entry["score"], entry["interval"] = (entry[name] for name in chosen)
+    entry |= _further(scored)
+    if rules.metric == "category_accuracy":
+        entry["score"], entry["interval"] = _over_categories(entry["categories"])
+    else:
+        chosen = {"success_rate": ("success_rate", "success_interval"), "reward": ("mean_reward", "reward_interval")}
+        entry["score"], entry["interval"] = (entry[name] for name in chosen[rules.metric])
     entry["errors"] = errors.rates(scored)
     return entry
 
 
-def _group(tasks: dict[str, dict], name: str) -> dict:
+def _further(scored: list[dict]) -> dict:
+    """Categories and further metrics of the episodes; empty for tasks that have none."""
+    by_category: dict[str, list[float]] = {}
+    numbers: dict[str, list[float]] = {}
+    for record in scored:
+        for name, value in record.get("metrics", {}).items():
+            if name == "category":
+                by_category.setdefault(value, []).append(record["reward"])
+            elif isinstance(value, int | float):
+                numbers.setdefault(name, []).append(float(value))
+    categories = {}
+    for name, rewards in sorted(by_category.items()):
+        won = sum(reward >= 1.0 for reward in rewards)
+        interval = _percent(intervals.wilson(won, len(rewards)))
+        categories[name] = {"success_rate": 100 * won / len(rewards), "interval": interval, "n": len(rewards)}
+    return {"categories": categories, "metrics": {k: 100 * sum(v) / len(v) for k, v in sorted(numbers.items())}}
+
+
+def _over_categories(categories: dict[str, dict]) -> tuple[float, list[float]]:
+    """The plain mean of the categories' success rates: dbbench weighs SELECT, INSERT and UPDATE alike, whatever their
+    n (AgentBench.old, overall_cat_accuracy).
+    """
+    if not categories:
+        raise UserError(
+            "the protocol scores this task by category and no episode names one; the score would be of something else; "
+            "play the task's own items, or choose success_rate"
+        )
+    values = [one["success_rate"] for one in categories.values()]
+    return sum(values) / len(values), list(intervals.mean_of(values, [one["interval"] for one in categories.values()]))
+
+
+def group(tasks: dict[str, dict], name: str) -> dict:
     """Macro average: tasks weigh the same, whatever their n. Null when one of the group is void or none was played."""
     members = [task for task, entry in tasks.items() if entry["group"] == name]
     good = [tasks[task] for task in members if tasks[task]["void"] is None]

@@ -1,0 +1,155 @@
+"""Trajectories from a teacher, filtered by reward, in AgentInstruct's own format.
+
+    teacher: {slip: 0.1, give_up: 0.05, seed: 0}             # or {server: URL, model: NAME, seed: 0, api_key_env: NAME}
+    tasks: {household: {items: 800, threshold: 1.0}, ...}    # threshold: the least reward that is kept; 0: no filter
+    seed: 0                                                  # draws the training items
+    protocol: miniature                                      # practice for the paper's six tasks
+    out: data/agentinstruct-mini
+
+`out` becomes README.md (the data card), a <task>.jsonl for each task and meta/stats.json. The same file gives the same
+bytes. What a served teacher has played is kept in <out>.episodes, and gone on with after a stop.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from agenttuning import protocols
+from agenttuning.collect.card import STATS, check_place, write
+from agenttuning.collect.plan import Plan, Scripted, Task, read_plan
+from agenttuning.collect.rows import conversation, kept, statistics, total
+from agenttuning.environments import HELD_IN, TASKS, Room, held_in, room
+from agenttuning.episodes import status
+from agenttuning.errors import UserError
+from agenttuning.protocols.messages import Prompts, own
+
+__all__ = ["STATS", "collect", "conversation"]
+COMPARED = 200  # practice test items of a task that the rows are compared with
+
+
+def collect(path: str | Path, out: str | Path | None = None, progress: bool = True) -> Path:
+    """Play the training items of a collection file with its teacher, write what the filter keeps, return the folder.
+
+    `out` overrides the file's, which is relative to the current directory. An older collection there is replaced, whole
+    or not at all. Raises UserError for a bad file, for an `out` that holds something else, for a task that cannot be
+    played here, and when more episodes were lost to infrastructure than the protocol allows.
+    """
+    path = Path(path)
+    plan = read_plan(path)
+    out = Path(out or plan.out)
+    check_place(out)
+    rules = protocols.load(protocols.FOLDER / f"{plan.protocol}.yaml")
+    policy = _policy(plan, rules)
+    rows, stats, compared = {}, {}, {}
+    for name, task in plan.tasks.items():
+        with _stage(name, task, plan, rules) as stage:
+            records = _play(stage, plan, rules, policy, out, progress)
+            if name in HELD_IN:
+                compared[name] = _texts(stage)
+        fresh = protocols.format_of(rules.rules(name).format).fresh
+        rows[name] = kept(name, records, task.threshold, fresh)
+        stats[name] = statistics(records, rows[name], task.threshold)
+        if name in HELD_IN:
+            stats[name] |= {"backend": stage.room.backend.name, "items": stage.source}
+        _check_lost(name, stats[name], rules)
+    summary = {"teacher": vars(plan.teacher), "seed": plan.seed, "protocol": rules.label, "tasks": stats}
+    if compared:
+        from agenttuning.collect.overlap import overlap
+
+        summary["overlap"] = overlap(rows, compared)
+    write(out, rows, {**summary, "total": total(stats)})
+    return out
+
+
+@dataclass
+class _Stage:
+    room: Room
+    items: list[dict]
+    test_items: list[dict]
+    prompts: Prompts
+    source: str
+    held: ExitStack
+
+    def __enter__(self) -> _Stage:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.held.close()
+
+
+def _stage(name: str, task: Task, plan: Plan, rules: protocols.Protocol) -> _Stage:
+    if name in TASKS:
+        module = TASKS[name]
+        return _Stage(room(module), module.items("train", task.items, plan.seed), [], own(module), "", ExitStack())
+    from agenttuning.held_in import choose_backend
+    from agenttuning.protocols.prompts import load as load_prompts
+
+    module, where, held = held_in(name), dict(task.env or {}), ExitStack()
+    backend = choose_backend(module, task.backend, where)
+    texts = import_module(f"agenttuning.protocols.{rules.rules(name).format}")
+    prompts = own(texts) if rules.prompts == "ours" else load_prompts(name, plan.prompts)
+    if task.data is None:
+        items, source = module.items("train", task.items, plan.seed), "practice items"
+    else:
+        items, source = module.load(task.data)[: task.items], "items of the user's"
+    against = module.load(task.against) if task.against else module.items("test", COMPARED, rules.rules(name).seed)
+    place = held.enter_context(module.serve(backend.name, **where))
+    return _Stage(place, items, against, prompts, source, held)
+
+
+def _policy(plan: Plan, rules: protocols.Protocol) -> Any:
+    teacher = plan.teacher
+    if isinstance(teacher, Scripted):
+        from agenttuning.policies.teacher import teacher as scripted
+
+        return scripted(teacher.slip, teacher.give_up, teacher.seed)
+    from agenttuning.policies.openai import OpenAIPolicy
+
+    return OpenAIPolicy(
+        teacher.server,
+        teacher.model,
+        max_new_tokens=teacher.max_new_tokens,
+        temperature=teacher.temperature,
+        seed=teacher.seed,
+        key_variable=teacher.api_key_env,
+        slots=teacher.concurrency,
+    )
+
+
+def _play(stage: _Stage, plan: Plan, rules: protocols.Protocol, policy: Any, out: Path, progress: bool) -> list[dict]:
+    from agenttuning.episodes.runner import play
+    from agenttuning.episodes.store import EpisodeStore
+
+    # a scripted teacher plays again in seconds; the replies of a served one cost money
+    scripted = isinstance(plan.teacher, Scripted)
+    place = out.with_name(f"{out.name}.episodes")
+    with nullcontext() if scripted else EpisodeStore(place) as store:
+        return play(
+            stage.room, stage.items, policy, rules, stage.prompts,
+            model=plan.teacher.name, seed=plan.seed, store=store, progress=progress,
+        )  # fmt: skip
+
+
+def _texts(stage: _Stage) -> list[tuple[str, str]]:
+    """(id, first observation) of the evaluation items."""
+    found = []
+    for item in stage.test_items:
+        environment = stage.room.make(item)
+        try:
+            found.append((item["id"], environment.reset()))
+        finally:
+            environment.close()
+    return found
+
+
+def _check_lost(name: str, stats: dict, protocol: protocols.Protocol) -> None:
+    lost = sum(n for kind, n in stats["statuses"].items() if not status.is_result(kind))
+    if lost > protocol.void_above * stats["instructions"]:
+        raise UserError(
+            f"{name}: {lost} of {stats['instructions']} episodes were lost to infrastructure ({stats['statuses']}); "
+            "the collection would be a biased part of what was asked; see the warnings above"
+        )

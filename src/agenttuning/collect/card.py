@@ -1,0 +1,134 @@
+"""The folder of a collection: rows, data card and statistics, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from agenttuning.errors import UserError
+
+STATS = Path("meta") / "stats.json"  # not beside the rows: a reader of the folder would take it for a split
+
+
+def check_place(out: Path) -> None:
+    """Raise UserError when there is something at `out` that is no collection."""
+    if out.exists() and not (out / STATS).is_file():
+        raise UserError(f"{out} exists and is no collection; it would be replaced; choose another `out` or remove it")
+
+
+def write(out: Path, rows: dict[str, list[dict]], stats: dict) -> None:
+    """Write the folder; an older collection there is replaced."""
+    # Written beside `out` and renamed, so that `out` is never half a collection.
+    temporary, old = (out.with_name(f".{out.name}.{kind}.{os.getpid()}") for kind in ("new", "old"))
+    try:
+        (temporary / STATS).parent.mkdir(parents=True)
+        for name, kept in rows.items():
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+            (temporary / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        (temporary / STATS).write_text(json.dumps(stats, indent=1) + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(card(stats), encoding="utf-8")
+        if out.exists():
+            out.rename(old)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def card(stats: dict) -> str:
+    """The data card of a collection: a Hub dataset card whose table has the columns of the paper's Table 1."""
+    tasks = stats["tasks"]
+    files = [line for name in tasks for line in (f"  - split: {name}", f"    path: {name}.jsonl")]
+    lines = [f"| {name} | {_cells(task)} |" for name, task in tasks.items()]
+    held_in = "overlap" in stats
+    return "\n".join(
+        [
+            "---",
+            "license: apache-2.0",
+            "language: en",
+            "task_categories: [text-generation]",
+            "tags: [agents, synthetic]",
+            "configs:",
+            "- config_name: default",
+            "  data_files:",
+            *files,
+            "---",
+            "",
+            *(HELD_IN_WORDS if held_in else MINIATURE_WORDS),
+            "",
+            "| task | instructions | kept | avg. turns | ratio |",
+            "|---|---|---|---|---|",
+            *lines,
+            f"| **total** | {_cells(stats['total'])} |",
+            "",
+            *_teacher(stats["teacher"]),
+            "A trajectory is kept when the episode was completed with at least the task's reward: "
+            + ", ".join(f"{name} {_rule(task['threshold'])}" for name, task in tasks.items())
+            + ".",
+            f"Protocol {stats['protocol']}, item seed {stats['seed']}, teacher seed {stats['teacher']['seed']}"
+            + ("; the same seeds give the same bytes." if "slip" in stats["teacher"] else "."),
+            "",
+            "A row is `{id, conversations: [{from, loss, value}]}`. `loss` is null for human turns, false for the "
+            "acknowledgement",
+            "of the instruction and true for the agent's own turns. The number in an id is the instruction's.",
+            *(_backends(tasks) + _overlap(stats["overlap"]) if held_in else []),
+            "",
+        ]
+    )
+
+
+MINIATURE_WORDS = (
+    "# Miniature agent trajectories",
+    "",
+    "Trajectories of a scripted teacher on small generated tasks, in the record format of AgentInstruct. They",
+    "stand in for AgentInstruct where a whole training must fit on a CPU; they are not a part of it.",
+)
+HELD_IN_WORDS = (
+    "# Agent trajectories on AgentInstruct's six tasks",
+    "",
+    "Trajectories of a teacher on training items of the six task families of AgentInstruct, in its record format.",
+    "They are not a part of AgentInstruct.",
+)
+
+
+def _teacher(teacher: dict) -> list[str]:
+    if "slip" in teacher:
+        return [
+            f"The teacher plays the expert's move, but slips with probability {teacher['slip']} and gives up with "
+            f"{teacher['give_up']} at each turn."
+        ]
+    return [f"The teacher is {teacher['model']}, asked at temperature {teacher['temperature']:g}."]
+
+
+def _backends(tasks: dict[str, dict]) -> list[str]:
+    played = (f"{name}: {one['items']}, backend {one['backend']}" for name, one in tasks.items() if "backend" in one)
+    return ["", "Played on " + "; ".join(played) + "."]
+
+
+def _overlap(overlap: dict[str, dict]) -> list[str]:
+    lines = [
+        f"| {name} | {one['items']} | {one['clean']} | {one['between']} | {one['dirty']} | {one['too_short']} |"
+        for name, one in overlap.items()
+    ]
+    return [
+        "",
+        "Overlap with the evaluation items, by the paper's rule (10 equal words, then up to 4 that differ; dirty: more",
+        "than 80 % of an item's words, clean: less than 20 %):",
+        "",
+        "| task | items | clean | between | dirty | too short to tell |",
+        "|---|---|---|---|---|---|",
+        *lines,
+    ]
+
+
+def _rule(threshold: float) -> str:
+    return f"{threshold:g}" if threshold else "no filter (all are kept, however they ended)"
+
+
+def _cells(task: dict) -> str:
+    turns = "-" if task["avg_turns"] is None else f"{task['avg_turns']:.2f}"
+    return f"{task['instructions']:,} | {task['kept']:,} | {turns} | {task['ratio_percent']:.1f} %"

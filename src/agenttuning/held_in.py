@@ -1,0 +1,276 @@
+"""The paper's six held-in tasks played by a model: `agenttuning eval-held-in`, and what of them can be played here.
+
+<run directory>/eval/LABEL/held-in/PROTOCOL/ gets scores.json, and a folder for each task, backend and set of items with
+every episode (episodes.jsonl). A task that was begun is gone on with. A score bears the benchmark's name only where the
+items are the benchmark's own, all of them, and the backend is one whose scores may be set beside the paper's; any other
+bears the name of its items and of its backend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from agenttuning import protocols, run_record
+from agenttuning.environments import HELD_IN, Backend, Room, held_in
+from agenttuning.errors import UserError
+from agenttuning.protocols.messages import Prompts, own
+from agenttuning.protocols.prompts import load as load_prompts
+from agenttuning.recipe.keys import nearest
+from agenttuning.scoring import scores
+
+if TYPE_CHECKING:
+    from agenttuning.policies import Policy
+    from agenttuning.recipe import Recipe
+
+GROUP = "held_in"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One task made ready: its items and what they are, how they are opened, and the backend they are played in."""
+
+    task: str
+    module: ModuleType
+    room: Room
+    where: dict[str, str]
+    items: list[dict]
+    practice: bool
+    prompts: Prompts
+    wanted: int  # items of the benchmark
+
+    @property
+    def backend(self) -> Backend:
+        """The room's own: what it is may depend on what it found (changed files, a missing model)."""
+        return self.room.backend
+
+    @property
+    def why_not(self) -> str | None:
+        """Why the score is not one of the benchmark; None where it is."""
+        if self.practice:
+            return "practice items of our own"
+        if not self.backend.comparable:
+            return f"backend {self.backend.name}: {self.backend.label}"
+        if len(self.items) != self.wanted:
+            return f"{len(self.items)} items, and the benchmark has {self.wanted}"
+        return None
+
+    @property
+    def name(self) -> str:
+        """What the score is reported as."""
+        if self.why_not is None:
+            return self.task
+        group = f"practice-{self.task}" if self.practice else self.items[0]["id"].rpartition("_")[0]
+        return f"{group}.{self.backend.name}"
+
+
+def evaluate_held_in(
+    recipe: Recipe,
+    make_policy,
+    *,
+    label: str,
+    model: str,
+    protocol: str = "paper-text",
+    tasks: Iterable[str] | None = None,
+    backends: Mapping[str, str] | None = None,
+    where: Mapping[str, Mapping[str, str]] | None = None,
+    data: Mapping[str, str | Path] | None = None,
+    prompts: str | Path | None = None,
+    most: int | None = None,
+    out: str | Path | None = None,
+) -> dict:
+    """Play the tasks, print the scores and return what scores.json holds.
+
+    make_policy(protocol) gives who answers, asked only when everything else is ready. label names the folder, model the
+    weights in every record. data: {task: path of the benchmark's items}; a task without one is played on practice
+    items. where: {task: options of its backend}. most: at most so many items a task. Raises UserError for an unknown
+    task, backend or option, for data that cannot be read, and where nothing of a task can be played here.
+    """
+    rules = load_protocol(protocol)
+    chosen = _chosen(tasks, {**(backends or {}), **(where or {}), **(data or {})})
+    folder = Path(out) if out else recipe.run_dir / "eval" / label / "held-in" / rules.name
+    with ExitStack() as held:  # all rooms are open before a model is loaded: what cannot be played is said first
+        stages = [
+            _stage(task, rules, (backends or {}).get(task, "auto"), dict((where or {}).get(task, {})),
+                   (data or {}).get(task), prompts, most, held)
+            for task in chosen
+        ]  # fmt: skip
+        print(announcement(stages, rules, folder, model), flush=True)
+        policy, found = make_policy(rules), _kept(folder, rules, model)
+        for stage in stages:
+            records = play_stage(stage, rules, policy, folder, model)
+            found["tasks"][stage.name] = _entry(stage, records, rules)
+            found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
+            found["notes"] = _notes(recipe, label)
+            scores.write(found, folder)
+    print(summary(found), flush=True)
+    return found
+
+
+def _held_in_mean(tasks: dict[str, dict]) -> dict:
+    mean = scores.group({name: entry for name, entry in tasks.items() if name in HELD_IN}, GROUP)
+    # a mean over some of the six is not the paper's
+    return mean if set(HELD_IN) <= set(tasks) else {**mean, "score": None, "interval": None}
+
+
+def load_protocol(name: str) -> protocols.Protocol:
+    """A protocol that knows the held-in tasks, by its name in evaluation/protocols/ or by path."""
+    path = protocols.FOLDER / f"{name}.yaml"
+    known = sorted(file.stem for file in protocols.FOLDER.glob("*.yaml"))
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        raise UserError(f"there is no protocol {name!r}; nothing could be played by it; {nearest(name, known)}")
+    return protocols.load(path)
+
+
+def play_stage(stage: Stage, rules: protocols.Protocol, policy: Policy, folder: Path, model: str) -> list[dict]:
+    """The records of one stage, played or taken from its folder."""
+    from agenttuning.episodes.runner import play
+    from agenttuning.episodes.store import EpisodeStore
+
+    place = folder / stage.name
+    seed = rules.rules(stage.task).seed
+    with EpisodeStore(place, _rules_digest(stage, rules)) as store:
+        return play(stage.room, stage.items, policy, rules, stage.prompts, model=model, seed=seed, store=store)
+
+
+def choose_backend(module: ModuleType, asked: str, where: Mapping[str, str]) -> Backend:
+    """The backend that was asked for, or for "auto" the first that lacks nothing here. Raises UserError, naming what
+    is missing and the command that supplies it.
+    """
+    by_name = {backend.name: backend for backend in module.BACKENDS}
+    if asked != "auto" and asked not in by_name:
+        raise UserError(f"{module.NAME} has no backend {asked!r}; it could not be played; {nearest(asked, by_name)}")
+    lacks: list[str] = []
+    for name, backend in by_name.items():
+        if asked not in ("auto", name):
+            continue
+        missing = module.missing(name, **where)
+        if not missing:
+            return backend
+        lacks += [f"{name} needs {one.what} (`{one.command}`)" for one in missing]
+    raise UserError(f"{module.NAME} cannot be played here: {'; '.join(lacks)}; `agenttuning doctor` shows all of it")
+
+
+def _chosen(tasks: Iterable[str] | None, spoken_of: Iterable[str]) -> list[str]:
+    chosen = list(HELD_IN if tasks is None else tasks)
+    for name in [*chosen, *spoken_of]:
+        if name not in HELD_IN:
+            raise UserError(f"there is no held-in task {name!r}; it cannot be played; {nearest(name, HELD_IN)}")
+    return chosen
+
+
+def _stage(
+    task: str,
+    rules: protocols.Protocol,
+    asked: str,
+    where: dict[str, str],
+    data: str | Path | None,
+    prompts: str | Path | None,
+    most: int | None,
+    held: ExitStack,
+) -> Stage:
+    module, told = held_in(task), rules.rules(task)
+    if data is not None and (option := getattr(module, "DATA_OPTION", None)):
+        where.setdefault(option, str(data))  # the backend is stocked from where the items are
+    if data is None and asked == "auto":
+        asked = module.BACKENDS[-1].name  # practice items are made for the embedded backend
+    backend = choose_backend(module, asked, where)
+    n = told.n if most is None else min(told.n, most)
+    if n < 1:
+        raise UserError(f"{most} items were asked for; a score needs at least 1")
+    items = module.items("test", n, told.seed) if data is None else module.load(data)[: n if most else None]
+    if not items:
+        raise UserError(f"{data} holds no item of {task} that can be played; there would be nothing to score")
+    texts = import_module(f"agenttuning.protocols.{told.format}")
+    opening = own(texts) if rules.prompts == "ours" else load_prompts(task, prompts)
+    room = held.enter_context(module.serve(backend.name, **where))
+    return Stage(task, module, room, where, items, data is None, opening, told.n)
+
+
+def announcement(stages: list[Stage], rules: protocols.Protocol, folder: Path, model: str) -> str:
+    """What will be played, printed before a model is loaded."""
+    decoding = rules.decoding
+    how = "greedy" if decoding.temperature == 0 else f"sampled at {decoding.temperature:g}"
+    lines = [f"{model} by {rules.label}: {decoding.max_new_tokens} new tokens, {how}; into {folder}"]
+    for stage in stages:
+        why = "" if stage.why_not is None else f"; no score of {stage.module.BENCHMARK}: {stage.why_not}"
+        lines.append(f"{stage.task:<9} {len(stage.items):>5} items  {stage.backend.name:<10} as {stage.name}{why}")
+    return "\n".join(lines)
+
+
+def _entry(stage: Stage, records: list[dict], rules: protocols.Protocol) -> dict:
+    entry = scores.score_task(records, rules)
+    prompt = {record["prompt"] for record in records if record["prompt"]}
+    return {
+        **entry,
+        "asked": len(stage.items),
+        "task": stage.task,
+        "benchmark": stage.module.BENCHMARK,
+        "not_comparable": stage.why_not,
+        "backend": {"name": stage.backend.name, "label": stage.backend.label},
+        "prompts": {"source": stage.prompts(stage.items[0]).source, "digests": sorted(prompt)},
+        "items_sha256": _digest(stage.items),
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _rules_digest(stage: Stage, rules: protocols.Protocol) -> str:
+    """sha256, in hex, of all that a record's key does not say and that decides how an episode goes."""
+    format_file = Path(import_module(f"agenttuning.protocols.{rules.rules(stage.task).format}").__file__)
+    code = [*sorted(Path(stage.module.__file__).parent.glob("*.py")), format_file]
+    asked = [repr(rules), _digest(stage.items), sorted({stage.prompts(item).digest for item in stage.items})]
+    return _digest([*asked, stage.where, *(file.read_text(encoding="utf-8") for file in code)])
+
+
+def _kept(folder: Path, rules: protocols.Protocol, model: str) -> dict:
+    """The scores that stand in the folder already, where they are of the same model and protocol."""
+    empty = {"schema": scores.SCHEMA, "model": model, "protocol": rules.label, "tasks": {}, "groups": {}}
+    path = folder / scores.FILE
+    if not path.exists():
+        return empty
+    kept = scores.read(path)
+    return kept if (kept["model"], kept["protocol"]) == (model, rules.label) else empty
+
+
+def _notes(recipe: Recipe, label: str) -> dict:
+    return {
+        "label": label,
+        "recipe": recipe.name,
+        "recipe_hash": recipe.hash,
+        "versions": run_record.versions(),
+        "commit": run_record.commit(recipe.root),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def summary(found: dict) -> str:
+    """One line a task: score with interval, n, what ended the episodes; and why a score is none of the benchmark."""
+    lines = []
+    for name, entry in found["tasks"].items():
+        result = f"void: {entry['void']}" if entry["void"] else f"{entry['score']:5.1f} {_range(entry['interval'])}"
+        statuses = ", ".join(f"{key} {count}" for key, count in entry["statuses"].items())
+        lines.append(f"{name:<26} {result:<22} n={entry['n']:<5} {statuses}")
+        if entry["not_comparable"]:
+            lines.append(f"{'':<26} not {entry['benchmark']}: {entry['not_comparable']}")
+    mean = found["groups"][GROUP]
+    if mean["score"] is not None:
+        lines.append(f"{'held-in mean':<26} {mean['score']:5.1f} {_range(mean['interval'])}")
+    return "\n".join(lines)
+
+
+def _range(interval: list[float]) -> str:
+    low, high = interval
+    return f"[{low:.1f}, {high:.1f}]"

@@ -1,0 +1,69 @@
+"""Who plays: a model in this process, or one behind an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from agenttuning.errors import UserError
+from agenttuning.model_files import find_model, model_digest
+from agenttuning.protocols import Protocol
+
+if TYPE_CHECKING:
+    from agenttuning.recipe import Recipe
+
+
+def player(
+    recipe: Recipe,
+    model: str | None,
+    server: str | None,
+    served_model: str | None,
+    api_key_env: str | None,
+    concurrency: int,
+) -> tuple[Callable[[Protocol], Any], str, str]:
+    """(makes the policy of a protocol, label of the results, name of the weights). Raises UserError for no model.
+
+    There is no system prompt in either: AgentBench.old asked without one (its fschat 0.2.31 has an empty one for
+    llama-2), whatever the recipe trains with.
+    """
+    if server is None:
+        if served_model or api_key_env:
+            raise UserError("--served-model and --api-key-env go with --server; they would do nothing; leave them out")
+        path, label = find_model(recipe, model)
+        return (lambda rules: _in_process(recipe, path, rules)), label, f"{label}@{model_digest(path)[:16]}"
+    if model is not None or not served_model:
+        raise UserError(
+            "--server asks a model by the name it has there, not by a folder; whose answers they were would be open; "
+            "give --served-model NAME and no --model"
+        )
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", served_model).strip(".-") or "served"
+
+    def make(rules: Protocol) -> Any:
+        from agenttuning.policies.openai import OpenAIPolicy
+
+        decoding = rules.decoding
+        return OpenAIPolicy(
+            server,
+            served_model,
+            max_new_tokens=decoding.max_new_tokens,
+            temperature=decoding.temperature,
+            truncate_prompt_tokens=decoding.truncate_prompt_tokens,
+            key_variable=api_key_env,
+            slots=concurrency,
+        )
+
+    return make, f"served-{label}", served_model
+
+
+def _in_process(recipe: Recipe, path: Any, rules: Protocol) -> Any:
+    from agenttuning.policies.transformers_policy import load
+
+    decoding = rules.decoding
+    return load(
+        path,
+        max_new_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        truncate_prompt_tokens=decoding.truncate_prompt_tokens,
+        chat_format=recipe.mixture.chat_format,
+    )

@@ -1,0 +1,232 @@
+"""Asks a model behind an OpenAI-compatible server: vLLM, TGI, llama.cpp's server, policies/serve.py, or a paid one.
+
+What asking again may mend is asked again by itself: no connection, a time-out, status 408, 429 and 5xx, an answer that
+is no chat completion. A status that would be the same for every turn (401, 403, 404) ends the run. Anything else, and
+what stays broken, is an agent_error of that episode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from agenttuning.errors import UserError
+from agenttuning.policies import ContextLimit, GaveUp, Turn
+from agenttuning.policies.answers import Again, overflow_of, read_completion, retry_after, said
+
+log = logging.getLogger(__name__)
+ENDS_THE_RUN = {401: "the key is missing or wrong", 403: "the key may not use it", 404: "no such path or model"}
+AGAIN = (408, 425, 429)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds and bytes. connect: for a connection; read: without a byte of the answer; total: for one whole answer.
+
+    Asked again `retries` times after `wait`, 2 `wait`, ... but at most `longest` seconds each; a Retry-After header is
+    followed up to `longest`. With the defaults that is 4 minutes and a half, in which a server comes back from a crash.
+    An answer of more than `max_bytes` is not read on.
+    """
+
+    connect: float = 10.0
+    read: float = 120.0
+    total: float = 600.0
+    retries: int = 9
+    wait: float = 0.5
+    longest: float = 60.0
+    max_bytes: int = 1 << 20
+
+
+class OpenAIPolicy:
+    """Replies of `model` at `base_url` (with its /v1, as the client of OpenAI has it); asked with `ask`, turn by turn.
+
+    `max_new_tokens`, `temperature` and `truncate_prompt_tokens` are the protocol's Decoding; the last is sent only
+    where it is set, as vLLM's extra field of that name, which keeps the end of the prompt: other servers ignore or
+    refuse it. A `seed` is drawn for each (seed, item, turn). `slots` questions are asked at a time. `key_variable`
+    names the environment variable that holds the API key; the key itself stands in no log, record or exception.
+
+    Proxies and certificates of the environment variables are honoured as httpx does (HTTPS_PROXY, SSL_CERT_FILE),
+    except that a server on this machine is never asked through a proxy. Redirects are not followed.
+
+    `counts` says what was done: replies, tokens (new ones), prompt_tokens, `unfinished` (replies that ran into
+    max_new_tokens), `cleaned` (broken text), `asked_again`, `context_limit`. Raises UserError for a URL that cannot be
+    asked or a variable that is not set.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        truncate_prompt_tokens: int | None = None,
+        system_prompt: str | None = None,
+        key_variable: str | None = None,
+        slots: int = 160,
+        patience: Patience | None = None,
+    ) -> None:
+        self.base_url, self.model, self.slots = _checked(base_url), model, slots
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        self.truncate_prompt_tokens, self.system_prompt = truncate_prompt_tokens, system_prompt
+        self.patience, self._key = patience or Patience(), _key(key_variable)
+        self.counts: Counter[str] = Counter()
+        self._clients: list[httpx.AsyncClient] | None = None
+        self._free: list[httpx.AsyncClient] = []
+        self._context = None
+
+    def __repr__(self) -> str:
+        return f"OpenAIPolicy({self.base_url!r}, {self.model!r})"
+
+    async def __aenter__(self) -> OpenAIPolicy:
+        """Make ready for the running event loop, which the connections will belong to."""
+        self._clients, self._free = [], []
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connections."""
+        clients, self._clients, self._free = self._clients, None, []
+        for client in clients:
+            await client.aclose()
+
+    @contextmanager
+    def _client(self) -> Iterator[httpx.AsyncClient]:
+        # A client with one connection for each question at a time: httpx's pool looks at all of its connections at
+        # each question, which for 64 of them took 3.5 ms of 4.6.
+        if self._clients is None:
+            raise RuntimeError("the policy is not open; use `async with policy`, as the runner does")
+        if not self._free:
+            self._clients.append(self._new())
+            self._free.append(self._clients[-1])
+        client = self._free.pop()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
+
+    def _new(self) -> httpx.AsyncClient:
+        headers = {"Accept-Encoding": "identity"}  # the limit in bytes is to hold for what is kept, too
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        trusted = not _on_this_machine(urlsplit(self.base_url).hostname)
+        if self._context is None:
+            self._context = httpx.create_ssl_context(trust_env=trusted)  # reads all certificates: once is enough
+        return httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(self.patience.read, connect=self.patience.connect, pool=None),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+            verify=self._context,
+            trust_env=trusted,
+        )
+
+    async def ask(self, turn: Turn) -> str | ContextLimit:
+        """One reply. Raises GaveUp for what stays broken, UserError for what would be so for every turn."""
+        body = json.dumps(self.payload(turn)).encode("ascii")
+        patience = self.patience
+        for attempt in range(patience.retries + 1):
+            try:
+                return await self._ask(body)
+            except (Again, httpx.TransportError, TimeoutError) as error:
+                reason = self._hidden(str(error) or type(error).__name__)
+                wait = min(patience.longest, patience.wait * 2**attempt)
+                if isinstance(error, Again) and error.after is not None:
+                    wait = min(patience.longest, error.after)
+            if attempt < patience.retries:
+                self.counts["asked_again"] += 1
+                log.warning("%s, attempt %d of %d: %s", self.base_url, attempt + 1, patience.retries + 1, reason)
+                await asyncio.sleep(wait)
+        raise GaveUp(f"{self.base_url} gave no usable answer in {patience.retries + 1} attempts; the last: {reason}")
+
+    def payload(self, turn: Turn) -> dict:
+        """The body of the question."""
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        asked = {
+            "model": self.model,
+            "messages": system + [{"role": m["role"], "content": m["content"]} for m in turn.messages],
+            "max_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "seed": turn.rng(self.seed).getrandbits(31),
+            "stream": False,
+        }
+        if self.truncate_prompt_tokens is not None:
+            asked["truncate_prompt_tokens"] = self.truncate_prompt_tokens
+        return asked
+
+    async def _ask(self, body: bytes) -> str | ContextLimit:
+        url, headers = f"{self.base_url}/chat/completions", {"Content-Type": "application/json"}
+        data = bytearray()
+        with self._client() as client:
+            async with (
+                asyncio.timeout(self.patience.total),
+                client.stream("POST", url, content=body, headers=headers) as response,
+            ):
+                async for chunk in response.aiter_raw():
+                    data += chunk
+                    if len(data) > self.patience.max_bytes:
+                        raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
+        if response.status_code != 200:
+            return self._refused(response, bytes(data))
+        completion = read_completion(bytes(data))
+        self.counts.update(completion.counts)
+        return completion.text
+
+    def _refused(self, response: httpx.Response, data: bytes) -> ContextLimit:
+        code, text = response.status_code, self._hidden(said(data))
+        if (limit := overflow_of(code, data)) is not None:
+            self.counts["context_limit"] += 1
+            return limit
+        if code in AGAIN or code >= 500:
+            raise Again(f"status {code}: {text}", retry_after(response.headers.get("Retry-After")))
+        if code in ENDS_THE_RUN:
+            raise UserError(
+                f"{self.base_url} answered {code} for model {self.model!r}: {text}; every turn would be answered so "
+                f"({ENDS_THE_RUN[code]}); check the URL (it ends in /v1 for most servers), the model's name and the key"
+            )
+        raise GaveUp(f"{self.base_url} answered {code}: {text}")
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def _checked(base_url: str) -> str:
+    try:
+        parts = urlsplit(base_url)
+        named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise UserError(
+            f"{base_url!r} is no address of a server; the model could not be asked; write http://HOST:PORT/v1"
+        )
+    if parts.username or parts.password or parts.query:
+        raise UserError(
+            f"the address of the server at {parts.hostname} holds a name, a password or a query; they would stand in "
+            "logs and records; give the key in an environment variable and name that"
+        )
+    return base_url.rstrip("/")
+
+
+def _on_this_machine(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise UserError(
+            f"the environment variable {variable} is not set, or holds what is no key; the server would refuse every "
+            "turn; export it, or name no variable where the server wants no key"
+        )
+    return key

@@ -1,0 +1,183 @@
+"""Prompts are read from the user's rows or checkout, whole and in order, or refused; nothing of a checkout is run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agenttuning.environments import HELD_IN
+from agenttuning.errors import UserError
+from agenttuning.protocols import checkout, prompts
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "agentinstruct_sample"
+
+
+def row(first: str, *, demonstration: int = 0, loss=True, acknowledged: str = "Fine.") -> dict:
+    turns = [("human", None, "Do as told."), ("gpt", False, acknowledged)]
+    for number in range(demonstration):
+        turns += [("human", None, f"shown {number}"), ("gpt", False, f"done {number}")]
+    turns += [("human", None, first), ("gpt", loss, "I act."), ("human", None, "more"), ("gpt", loss, "again")]
+    return {"id": "x_1", "conversations": [{"from": who, "loss": flag, "value": text} for who, flag, text in turns]}
+
+
+def test_the_prompt_is_what_the_rows_share_before_the_observation() -> None:
+    rows = [row(f"Something new:\n\nproblem {number}\n\nmore of it", demonstration=2) for number in range(3)]
+    prompt = prompts.from_rows("os", rows, "here")
+    assert [message["content"] for message in prompt.messages] == [
+        "Do as told.", "Fine.", "shown 0", "done 0", "shown 1", "done 1"
+    ]  # fmt: skip
+    assert prompt.lead == "Something new:\n\n" and not any(message["loss"] for message in prompt.messages)
+    opening = prompt.opening("how many?")
+    assert opening[-1] == {"role": "user", "content": "Something new:\n\nhow many?", "loss": False}
+    assert prompts.alternates(prompt.messages)
+
+
+def test_tasks_without_a_lead_have_none() -> None:
+    assert prompts.from_rows("db", [row("Which: a?\n\nb")], "here").lead == ""
+
+
+def test_rows_that_disagree_are_refused_and_a_few_edited_ones_are_not() -> None:
+    rows = [row("a: b") for _ in range(9)] + [row("a: b", acknowledged="Sure.")]
+    assert prompts.from_rows("kg", rows, "here").messages[1]["content"] == "Fine."
+    with pytest.raises(UserError, match="open in 2 ways"):
+        prompts.from_rows("kg", rows[-3:], "here")
+
+
+@pytest.mark.parametrize("bad", [{}, {"conversations": None}, {"conversations": [{"from": "gpt"}]}, "text", None])
+def test_rows_without_a_trained_reply_give_no_prompt(bad) -> None:
+    with pytest.raises(UserError, match="no row of db"):
+        prompts.from_rows("db", [bad, row("x", loss=False)], "here")
+
+
+def test_a_folder_without_the_task_says_what_it_wants(tmp_path) -> None:
+    with pytest.raises(UserError, match="neither db.jsonl nor a checkout"):
+        prompts.load("db", tmp_path)
+
+
+def test_a_folder_of_rows_is_read_by_task(tmp_path) -> None:
+    for task in ("kg", "db"):
+        (tmp_path / f"{task}.jsonl").write_text(json.dumps(row(f"{task}: what?")) + "\n")
+    assert prompts.load("kg", tmp_path)({}).lead == "kg: "
+    assert prompts.load("db", tmp_path / "db.jsonl")({}).lead == ""
+
+
+@pytest.mark.parametrize("task", HELD_IN)
+def test_the_real_rows_give_each_task_its_prompt(task) -> None:
+    if not SHARED.exists():
+        pytest.skip("the sample rows of AgentInstruct are not beside this checkout")
+    prompt = prompts.load(task, SHARED)({})
+    assert len(prompt.messages) == {"os": 6, "kg": 18, "mind2web": 0}.get(task, 2)
+    assert prompt.lead.endswith({"os": "problem is:\n\n", "kg": "question: ", "alfworld": "task. "}.get(task, ""))
+
+
+OS = '''
+ONE_SHOT = [{"role": "user", "content": "count them"}, {"role": "agent", "content": "Act: bash"},
+            {"role": "user", "content": "out"}, {"role": "agent", "content": "Act: finish"}]
+def answer(session, config):
+    session.inject({"role": "user", "content": """Rules.\\n\\n"""})
+    if not config:
+        session.history[-1]["content"] += "Plain: " + config.description
+    else:
+        session.history[-1]["content"] += "First: " + ONE_SHOT[0]["content"]
+        session.history.extend(ONE_SHOT[1:])
+        session.inject({"role": "user", "content": "Next one: " + config.description})
+    result = session.run()
+    session.inject({"role": "user", "content": ("Output: " + result) if result else "Nothing."})
+'''
+DB = '''
+big_prompt = "SQL rules."
+def process(session, entry):
+    session.inject({"role": "user", "content": big_prompt})
+    session.inject({"role": "agent", "content": "Fine."})
+    session.inject({"role": "user", "content": entry["description"]})
+'''
+KG = '''
+INSTRUCTIONS = "Tools."
+ONE_SHOT = ["Q: a", "Action: f(a)", "seen", "Final Answer: #0"]
+def predict(session, question):
+    session.inject({"role": "user", "content": INSTRUCTIONS})
+    session.inject({"role": "agent", "content": "Understood."})
+    for place, shot in enumerate(ONE_SHOT):
+        session.inject({"role": "user" if place % 2 == 0 else "agent", "content": shot})
+    session.inject({"role": "user", "content": "Another: " + question + "?"})
+'''
+WEBSHOP = '''
+prompt: str = "Shop."
+def predict(session, seen):
+    session.inject({"role": "user", "content": prompt})
+    session.inject({"role": "agent", "content": "Fine."})
+    session.inject({'role': 'user', 'content': 'page'})
+    session.inject({'role': 'agent', 'content': 'Action: \\nsearch[a]'})
+    session.inject({"role": "user", "content": f"Observation:\\n{seen}"})
+'''
+ALFWORLD = '''
+raise SystemExit("this file was run")
+class ALFWorld:
+    def get_task_instruction(self):
+        return "House."
+    def alfworld_run(self, session, env):
+        session.inject({"role": "user", "content": self.get_task_instruction()})
+        session.inject({"role": "agent", "content": "Fine."})
+        history = self.get_prompt(name)
+        history[0] = "Here is one example.\\n" + history[0]
+        init_prompt = "Here is your task. " + ob + self.get_available_actions(info)
+'''
+FILES = {"os": OS, "db": DB, "kg": KG, "webshop": WEBSHOP, "alfworld": ALFWORLD}
+
+
+@pytest.fixture
+def agentbench(tmp_path) -> Path:
+    """A checkout in our own words, shaped as the real one."""
+    for task, text in FILES.items():
+        file = tmp_path / checkout.SOURCES[task][0]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    shown = {kind: [f"{kind} room\n", f"ACTION: {kind}\n"] for kind in checkout.DEMONSTRATIONS.values()}
+    file = tmp_path / checkout.SOURCES["alfworld"][1]
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(shown))
+    file = tmp_path / checkout.SOURCES["mind2web"][0]
+    file.parent.mkdir(parents=True)
+    turns = [("user", "page 1"), ("agent", "Answer: B."), ("user", "")]
+    file.write_text(json.dumps([{"role": role, "content": text} for role, text in turns]))
+    return tmp_path
+
+
+WANTED = {
+    "os": (["Rules.\n\nFirst: count them", "Act: bash", "out", "Act: finish"], "Next one: "),
+    "db": (["SQL rules.", "Fine."], ""),
+    "kg": (["Tools.", "Understood.", "Q: a", "Action: f(a)", "seen", "Final Answer: #0"], "Another: "),
+    "webshop": (["Shop.", "Fine.", "page", "Action: \nsearch[a]"], ""),
+    "alfworld": (["House.", "Fine.", "Here is one example.\nheat room\n", "ACTION: heat\n"], "Here is your task. "),
+    "mind2web": (["page 1", "Answer: B."], ""),
+}
+
+
+@pytest.mark.parametrize("task", HELD_IN)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_checkout_gives_the_prompts_of_the_evaluation(task, inside, agentbench) -> None:
+    place = agentbench
+    if inside:  # AgentTuning's repository has it in a folder
+        place = agentbench.parent / f"{agentbench.name}-outer"
+        place.mkdir()
+        (place / "AgentBench.old").symlink_to(agentbench)
+    prompt = prompts.load(task, place)({"kind": "pick_heat_then_place_in_recep"})
+    texts, lead = WANTED[task]
+    assert [message["content"] for message in prompt.messages] == texts and prompt.lead == lead
+    assert prompts.alternates(prompt.messages) and not any(message["loss"] for message in prompt.messages)
+
+
+@pytest.mark.parametrize("task", [task for task in HELD_IN if task != "mind2web"])
+@pytest.mark.parametrize("text", ["", "x = (", "def f(session):\n    session.inject({'role': 'user'})\n"])
+def test_a_checkout_of_another_shape_is_refused(task, text, agentbench) -> None:
+    (agentbench / checkout.SOURCES[task][0]).write_text(text)
+    with pytest.raises(UserError, match="not shaped as at AgentBench's first commit"):
+        prompts.load(task, agentbench)
+
+
+def test_a_checkout_without_the_file_names_it(agentbench) -> None:
+    (agentbench / checkout.SOURCES["mind2web"][0]).unlink()
+    with pytest.raises(UserError, match="llm_prompt_cot.json is not there"):
+        prompts.load("mind2web", agentbench)
