@@ -30,14 +30,22 @@ def _paths(arguments: Arguments) -> dict[str, Path]:
     return {name: Path(path) for name, path in _pairs("--data", arguments.data)}
 
 
-def _options(words: list[str]) -> dict[str, dict[str, str]]:
+def _scalar(text: str) -> str | float | bool:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def _options(words: list[str]) -> dict[str, dict[str, str | float | bool]]:
     """--env TASK.OPTION=VALUE ... as {task: {option: value}}."""
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, str | float | bool]] = {}
     for name, value in _pairs("--env", words):
         task, dot, option = name.partition(".")
         if not (task and dot and option):
             raise UserError(f"--env {name}={value} names no task; write --env TASK.OPTION=VALUE, e.g. --env db.dsn=...")
-        found.setdefault(task, {})[option] = value
+        found.setdefault(task, {})[option] = _scalar(value)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agenttuning.environments import HELD_IN, held_in
+from agenttuning.held_in import check_options
 
 
 def doctor(where: Mapping[str, Mapping[str, str]] | None = None) -> list[dict]:
@@ -19,6 +20,7 @@ def doctor(where: Mapping[str, Mapping[str, str]] | None = None) -> list[dict]:
 
 def _rows(task: str, where: dict[str, str]) -> list[dict]:
     module, rows = held_in(task), []
+    check_options(module, where)
     for backend in module.BACKENDS:
         missing = module.missing(backend.name, **where)
         rows.append({"task": task, "backend": backend, "missing": missing, "chosen": False})
@@ -44,6 +46,7 @@ def _around() -> list[str]:
     """What is needed beside the backends: prompts and the benchmarks' items, which nobody else can supply."""
     return [
         "'beside the paper' speaks of the backend; the items must be the benchmark's own as well: --data TASK=PATH.",
+        "An option of a backend is given as --env TASK.OPTION=VALUE, e.g. --env kg.url=http://127.0.0.1:8890/sparql.",
         "prompts   of paper-text and paper-code: AgentInstruct on the Hub, or --prompts its rows, or a checkout",
         "          of AgentBench (git clone https://github.com/THUDM/AgentBench && git -C AgentBench checkout f36853f)",
     ]

@@ -9,6 +9,7 @@ bears the name of its items and of its backend.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import protocols, run_record
-from agenttuning.environments import HELD_IN, Backend, Room, held_in
+from agenttuning.environments import HELD_IN, Backend, Room, backend_of, held_in
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
 from agenttuning.protocols.prompts import load as load_prompts
@@ -147,18 +148,26 @@ def choose_backend(module: ModuleType, asked: str, where: Mapping[str, str]) -> 
     """The backend that was asked for, or for "auto" the first that lacks nothing here. Raises UserError, naming what
     is missing and the command that supplies it.
     """
-    by_name = {backend.name: backend for backend in module.BACKENDS}
-    if asked != "auto" and asked not in by_name:
-        raise UserError(f"{module.NAME} has no backend {asked!r}; it could not be played; {nearest(asked, by_name)}")
+    check_options(module, where)
+    wanted = module.BACKENDS if asked == "auto" else (backend_of(module.NAME, module.BACKENDS, asked),)
     lacks: list[str] = []
-    for name, backend in by_name.items():
-        if asked not in ("auto", name):
-            continue
-        missing = module.missing(name, **where)
+    for backend in wanted:
+        missing = module.missing(backend.name, **where)
         if not missing:
             return backend
-        lacks += [f"{name} needs {one.what} (`{one.command}`)" for one in missing]
+        lacks += [f"{backend.name} needs {one.what} (`{one.command}`)" for one in missing]
     raise UserError(f"{module.NAME} cannot be played here: {'; '.join(lacks)}; `agenttuning doctor` shows all of it")
+
+
+def check_options(module: ModuleType, where: Mapping[str, Any]) -> None:
+    """Raise UserError for an option that no backend of the task has."""
+    taken = inspect.signature(module.serve).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        return  # the package checks them itself, backend by backend
+    known = list(taken)[1:]
+    for name in where:
+        if name not in known:
+            raise UserError(f"{module.NAME} has no option {name!r}; it would do nothing; {nearest(name, known)}")
 
 
 def _chosen(tasks: Iterable[str] | None, spoken_of: Iterable[str]) -> list[str]:

@@ -255,13 +255,13 @@ def test_a_dsn_is_parsed_and_its_password_never_shown(where) -> None:
             mysql.parse_dsn(dsn)
         assert "s3cret" not in str(caught.value)
     dsn = f"mysql://nobody:s3cret@localhost/?unix_socket={where['unix_socket']}"
-    with pytest.raises(UserError, match="no database server answers") as caught, db.serve(db.MYSQL, dsn=dsn):
+    with pytest.raises(UserError, match="no database server answers") as caught, db.serve("mysql", dsn=dsn):
         pass
     assert "s3cret" not in str(caught.value)
 
 
 def test_episodes_are_played_on_a_server_of_the_users(where) -> None:
-    with db.serve(db.MYSQL, dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as room:
+    with db.serve("mysql", dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as room:
         assert room.backend.comparable and room.isolation == "thread"
         records = play(
             room, db.items("test", 8, 5), expert, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False
@@ -270,7 +270,7 @@ def test_episodes_are_played_on_a_server_of_the_users(where) -> None:
 
 
 def test_a_dead_server_is_never_a_wrong_answer() -> None:
-    with db.serve(db.MYSQL) as room:
+    with db.serve("mysql") as room:
         items = db.items("train", 6, 1)
         folder = Path(room.make.keywords["open_table"].keywords["server"].where["unix_socket"]).parent
         pid = int((folder / "pid").read_text())
@@ -288,7 +288,7 @@ def test_a_dead_server_is_never_a_wrong_answer() -> None:
 
 
 def test_a_server_that_dies_in_a_statement_is_not_the_models_fault() -> None:
-    with db.serve(db.MYSQL, statement_s=30) as room:
+    with db.serve("mysql", statement_s=30) as room:
         made = room.make(item())
         made.reset()
         folder = Path(made.table.server.where["unix_socket"]).parent
@@ -322,7 +322,7 @@ import os, sys, time
 from pathlib import Path
 from agenttuning.environments import db
 from helpers.db_items import item
-with db.serve(db.MYSQL) as room:
+with db.serve("mysql") as room:
     made = room.make(item()); made.reset()
     folder = Path(room.make.keywords["open_table"].keywords["server"].where["unix_socket"]).parent
     if sys.argv[1] == "fork" and os.fork() == 0:
@@ -357,14 +357,14 @@ def test_a_server_that_does_not_start_says_why(monkeypatch) -> None:
     with pytest.raises(ServerFailed, match="no-such-option"), private_server.running():
         pass
     monkeypatch.setattr(private_server, "binary", lambda name: None)
-    assert [lack.command for lack in db.missing(db.MYSQL)] == ["apt-get install mariadb-server"]
-    assert db.missing(db.MYSQL, dsn="mysql://me@h/") == db.missing(db.SQLITE) == []
+    assert [lack.command for lack in db.missing("mysql")] == ["apt-get install mariadb-server"]
+    assert db.missing("mysql", dsn="mysql://me@h/") == db.missing("sqlite") == []
 
 
 def test_the_embedded_backend_agrees_with_it(where) -> None:
     work = [(x, list(agreement.drawn(x, random.Random(x["id"])))) for x in db.items("train", 1, 7)]
     dsn = f"mysql://root@localhost/?unix_socket={where['unix_socket']}"
-    with db.serve(db.MYSQL, dsn=dsn) as real, db.serve(db.SQLITE) as embedded:
+    with db.serve("mysql", dsn=dsn) as real, db.serve("sqlite") as embedded:
         asked, agreed, differ = agreement.compare(work, real.make, embedded.make)
     assert sum(asked.values()) > 35
     assert sum(agreed.values()) >= 0.97 * sum(asked.values()), differ[:3]
@@ -374,6 +374,6 @@ def test_the_embedded_backend_agrees_with_it(where) -> None:
 @pytest.mark.skipif(not DEV.exists(), reason="AgentBench's dev items are not here")
 def test_the_published_hashes_of_all_dev_items(where) -> None:
     items = db.load(DEV)
-    with db.serve(db.MYSQL, dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as room:
+    with db.serve("mysql", dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as room:
         records = play(room, items, expert, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False)
     assert [record["reward"] for record in records] == [1.0] * 60

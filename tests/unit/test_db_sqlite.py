@@ -35,7 +35,7 @@ WORDS = [
 
 @pytest.fixture
 def environment():
-    with db.serve(db.SQLITE) as room:
+    with db.serve("sqlite") as room:
         made = room.make(item())
         made.reset()
         yield made
@@ -105,7 +105,7 @@ def test_a_table_cannot_grow_without_end(environment) -> None:
     | st.text(max_size=60)
 )  # fmt: skip
 def test_any_statement_has_a_result(statement: str) -> None:
-    with db.serve(db.SQLITE) as room:
+    with db.serve("sqlite") as room:
         made = room.make(item())
         made.reset()
         assert isinstance(made.step(f"sql: {statement}").observation, str)
@@ -120,7 +120,7 @@ def test_a_result_is_cut_as_the_original_cuts(environment) -> None:
 
 
 def test_a_table_that_mysql_cannot_make_is_not_there() -> None:
-    with db.serve(db.SQLITE) as room:
+    with db.serve("sqlite") as room:
         made = room.make(item(columns=["a", "", "c", "d"]))
         made.reset()
         assert step(made, "SELECT * FROM Players") == "1146 (42S02): Table 'Players.Players' doesn't exist"
@@ -130,7 +130,7 @@ def test_a_table_that_mysql_cannot_make_is_not_there() -> None:
 
 def played(policy, items) -> list[dict]:
     protocol = protocols.load(FOLDER / "practice.yaml")
-    with db.serve(db.SQLITE) as room:
+    with db.serve("sqlite") as room:
         assert not room.backend.comparable
         return play(room, items, policy, protocol, own(texts), model="m", seed=3, wait_s=0, progress=False)
 

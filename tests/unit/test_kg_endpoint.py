@@ -121,8 +121,8 @@ def test_a_world_behind_an_endpoint_plays_as_in_this_process(checkout):
     mine = [item for item in kg.items("test", 250, 0) if item["world"] == "test/3"]
     with serving(world.build("test/3").graph()[0].store) as fake:
         where = {"url": fake.url, "checkout": checkout}
-        assert kg.missing(kg.ENDPOINT, **where) == []
-        with kg.serve(kg.ENDPOINT, **where) as room:
+        assert kg.missing("endpoint", **where) == []
+        with kg.serve("endpoint", **where) as room:
             assert room.isolation == "thread" and room.backend.comparable and room.slots
             with pytest.raises(UserError, match="invented world"):
                 room.make(mine[0])
@@ -135,7 +135,7 @@ def test_a_world_behind_an_endpoint_plays_as_in_this_process(checkout):
 
 
 def test_a_refused_query_is_the_models_affair(checkout, server):
-    with kg.serve(kg.ENDPOINT, url=server.url, checkout=checkout) as room:
+    with kg.serve("endpoint", url=server.url, checkout=checkout) as room:
         env = room.make({"question": "?", "entities": {"A": "m.a"}, "answer": [], "actions": []})
         env.reset()
         server.faults.append("costly")
@@ -172,5 +172,5 @@ def test_options_are_told_apart(checkout, tmp_path):
     with pytest.raises(UserError, match="choose from endpoint, subset, embedded"), kg.serve("freebase"):
         pass
     (checkout / "src/server/tasks/knowledgegraph/ontology/vocab.json").write_text("[]")
-    with pytest.raises(UserError, match="not AgentBench's ontology"), kg.serve(kg.EMBEDDED, checkout=checkout):
+    with pytest.raises(UserError, match="not AgentBench's ontology"), kg.serve("embedded", checkout=checkout):
         pass

@@ -24,7 +24,7 @@ NOT_PLAYABLE = {"WebQTrn-1215_20ae9a3ac5a1d4d40671f15de04edb15_cwq"}
 def played(items, policy, **where):
     from agenttuning.protocols import kg as texts
 
-    with kg.serve(kg.EMBEDDED, **where) as room:
+    with kg.serve("embedded", **where) as room:
         return play(room, items, policy, PRACTICE, own(texts), model="test", seed=0, progress=False)
 
 
@@ -251,7 +251,7 @@ def test_a_subset_is_played_with_the_ontology_of_a_checkout(tmp_path):
     path = tmp_path / "world.nt"
     path.write_bytes(graph.store.dump(format=_ntriples(), from_graph=_default()))
     items = [item for item in kg.items("train", 300, 0) if item["world"] == "train/1"]
-    with kg.serve(kg.SUBSET, graph=path, checkout=tmp_path) as room:
+    with kg.serve("subset", graph=path, checkout=tmp_path) as room:
         assert not room.backend.comparable
         env = room.make({name: value for name, value in items[0].items() if name != "world"})
         env.reset()

@@ -64,7 +64,7 @@ def test_the_items_can_be_played_on_their_part(client, known, tmp_path):
         json.dumps({"relations": sorted(known.relations), "attributes": sorted(known.attributes)})
     )
     (tmp_path / "fb_roles").write_text("".join(f"x {name} {range_}\n" for name, range_ in known.ranges.items()))
-    with kg.serve(kg.SUBSET, graph=tmp_path / "x.nt.gz", checkout=tmp_path) as room:
+    with kg.serve("subset", graph=tmp_path / "x.nt.gz", checkout=tmp_path) as room:
         for item in ITEMS:
             env = room.make({name: value for name, value in item.items() if name != "world"})
             env.reset()

@@ -21,9 +21,9 @@ by `held_in`. Each has
     BACKENDS                  tuple of Backend, the real thing first, the embedded default last
     items(split, n, seed)     practice items from a generator, split "train" or "test": never items of the benchmark
     load(path)                the benchmark's own items from the user's files
-    serve(backend, **where)   context manager that gives the Room; `where` are the backend's options (a DSN, a path)
+    serve(name, **where)      context manager that gives the Room; `where` are the backend's options (a DSN, a path)
     DATA_OPTION               optional: the backend's option that takes the same path as `load`
-    missing(backend, **where) what this machine lacks for the backend, as list of Missing
+    missing(name, **where)    what this machine lacks for the backend, as list of Missing
 
 `household`, `database`, `shop` and `files` are the miniature's own worlds, small but real: `database` is SQLite,
 `files` is a folder on disk. They stand in kind for the paper's tasks and are not those tasks.
@@ -40,6 +40,7 @@ from types import ModuleType
 from typing import Any
 
 from agenttuning.errors import UserError
+from agenttuning.recipe.keys import nearest
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,14 @@ def held_in(name: str) -> ModuleType:
     if name not in HELD_IN:
         raise UserError(f"there is no held-in task {name!r}; it could not be played; choose from {', '.join(HELD_IN)}")
     return import_module(f"{__name__}.{'os_interaction' if name == 'os' else name}")
+
+
+def backend_of(task: str, backends: tuple[Backend, ...], name: str) -> Backend:
+    """The backend of that name. Raises UserError for another, naming the nearest."""
+    by_name = {backend.name: backend for backend in backends}
+    if name not in by_name:
+        raise UserError(f"{task} has no backend {name!r}; nothing could be played; {nearest(name, by_name)}")
+    return by_name[name]
 
 
 def room(task: ModuleType) -> Room:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from agenttuning.environments import Backend, Missing, Room, build_items
+from agenttuning.environments import Backend, Missing, Room, backend_of, build_items
 from agenttuning.environments.alfworld.environment import Environment
 from agenttuning.environments.alfworld.files import load
 from agenttuning.environments.alfworld.generator import draw
@@ -37,10 +37,7 @@ def items(split: str, n: int, seed: int) -> list[dict]:
 @contextmanager
 def serve(backend: str = "engine", **where: str) -> Iterator[Room]:
     """The room of a backend; neither has options. Raises UserError for another backend or an option."""
-    found = next((one for one in BACKENDS if one.name == backend), None)
-    if found is None:
-        names = " or ".join(one.name for one in BACKENDS)
-        raise UserError(f"alfworld has no backend {backend!r}; nothing could be played; choose {names}")
+    found = backend_of(NAME, BACKENDS, backend)
     if where:
         raise UserError(
             f"alfworld's backend {backend} has no option {min(where)!r}; it would be without effect; leave it out"
@@ -58,7 +55,7 @@ def serve(backend: str = "engine", **where: str) -> Iterator[Room]:
 
 def missing(backend: str = "engine", **where: str) -> list[Missing]:
     """What this machine lacks for a backend."""
-    if backend != "textworld":
+    if backend_of(NAME, BACKENDS, backend).name != "textworld":
         return []
     from importlib.util import find_spec
 

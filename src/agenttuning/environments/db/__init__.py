@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 
-from agenttuning.environments import Backend, Missing, Room
+from agenttuning.environments import Backend, Missing, Room, backend_of
 from agenttuning.environments.db.benchmark import load
 from agenttuning.environments.db.episode import Environment
 from agenttuning.environments.db.practice import items
@@ -30,13 +30,14 @@ SLOTS = 64  # a database and a user each; the server's connections are used only
 
 
 @contextmanager
-def serve(backend: Backend, dsn: str | None = None, statement_s: float | None = None) -> Iterator[Room]:
-    """The room of a backend.
+def serve(name: str, dsn: str | None = None, statement_s: float | None = None) -> Iterator[Room]:
+    """The room of a backend. Raises UserError for another name.
 
     dsn: mysql://user:password@host:3306/ of a server on which that user may create databases and users; None: a private
     MariaDB. statement_s: seconds that a statement may take there. Raises UserError when the server cannot be used,
     ServerFailed when the private one does not start.
     """
+    backend = backend_of(NAME, BACKENDS, name)
     if backend.name == SQLITE.name:
         from agenttuning.environments.db.sqlite import SQLiteTable
 
@@ -47,19 +48,20 @@ def serve(backend: Backend, dsn: str | None = None, statement_s: float | None = 
     limits = {} if statement_s is None else {"statement_s": statement_s}
     if dsn is not None:
         with mysql.Server(mysql.parse_dsn(dsn), **limits) as server:
-            yield _room(backend, server, mysql.MySQLTable)
+            yield _room(server, mysql.MySQLTable)
         return
     with private_server.running() as where, mysql.Server(where, private_server.COLLATION, **limits) as server:
-        yield _room(backend, server, mysql.MySQLTable)
+        yield _room(server, mysql.MySQLTable)
 
 
-def _room(backend: Backend, server, table) -> Room:
+def _room(server, table) -> Room:
     make = partial(Environment, open_table=partial(table, server=server))
-    return Room(NAME, backend, make, isolation="thread", slots=SLOTS)
+    return Room(NAME, MYSQL, make, isolation="thread", slots=SLOTS)
 
 
-def missing(backend: Backend, dsn: str | None = None, **_: object) -> list[Missing]:
+def missing(name: str, dsn: str | None = None, **_: object) -> list[Missing]:
     """What this machine lacks for a backend."""
+    backend = backend_of(NAME, BACKENDS, name)
     package = "sqlglot" if backend.name == SQLITE.name else "pymysql"
     lacks = [] if find_spec(package) else [Missing(package, "pip install 'agenttuning[eval]'")]
     if backend.name == MYSQL.name and dsn is None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agenttuning.environments.db import MYSQL, SQLITE, load, practice, serve
+from agenttuning.environments.db import load, practice, serve
 from agenttuning.environments.db.episode import Environment, quoted
 from agenttuning.errors import UserError
 from agenttuning.protocols.db import read
@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
         (item, [pair for i in range(options.rounds) for pair in drawn(item, random.Random(f"{item['id']}/{i}"))])
         for item in items
     ]
-    with serve(MYSQL, dsn=options.dsn) as real, serve(SQLITE) as embedded:
+    with serve("mysql", dsn=options.dsn) as real, serve("sqlite") as embedded:
         asked, agreed, differ = compare([*work, *instructed(options.instruct)], real.make, embedded.make)
     for kind in asked:
         print(f"{kind:<13}{agreed[kind]:>6} of {asked[kind]:>6}  {100 * agreed[kind] / asked[kind]:6.1f} %")

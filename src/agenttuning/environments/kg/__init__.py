@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agenttuning.environments import Backend, Missing, Room
+from agenttuning.environments import Backend, Missing, Room, backend_of
 from agenttuning.environments.kg import graphs, ontology, witness, world
 from agenttuning.environments.kg.play import Environment
 from agenttuning.errors import UserError
@@ -66,12 +66,12 @@ def _item(row: object, id_: str, path: Path) -> dict:
 
 
 @contextmanager
-def serve(backend: str | Backend = EMBEDDED, **where: object) -> Iterator[Room]:
+def serve(name: str = EMBEDDED.name, **where: object) -> Iterator[Room]:
     """The room of a backend, for the duration of the context.
 
     Raises UserError for an unknown backend, and for an option that the backend has not, or lacks.
     """
-    backend = _backend(backend)
+    backend = backend_of(NAME, BACKENDS, name)
     unknown = sorted(where.keys() - set(_OPTIONS[backend.name]))
     if unknown:
         raise UserError(
@@ -100,14 +100,6 @@ def serve(backend: str | Backend = EMBEDDED, **where: object) -> Iterator[Room]:
         yield Room(NAME, backend, _embedded(known))
 
 
-def _backend(backend: str | Backend) -> Backend:
-    name = backend if isinstance(backend, str) else backend.name
-    by_name = {one.name: one for one in BACKENDS}
-    if name not in by_name:
-        raise UserError(f"kg has no backend {name!r}; nothing could be asked; choose from {', '.join(by_name)}")
-    return by_name[name]
-
-
 def _real(backend: Backend, graph, known: ontology.Ontology) -> Callable[[dict], Environment]:
     def make(item: dict) -> Environment:
         if "world" in item:
@@ -134,9 +126,9 @@ def _embedded(known: ontology.Ontology | None) -> Callable[[dict], Environment]:
     return make
 
 
-def missing(backend: str | Backend = EMBEDDED, **where: object) -> list[Missing]:
+def missing(name: str = EMBEDDED.name, **where: object) -> list[Missing]:
     """What this machine lacks for a backend. The endpoint is asked one cheap query, for at most ten seconds."""
-    backend = _backend(backend)
+    backend = backend_of(NAME, BACKENDS, name)
     if backend.name == "endpoint":
         from agenttuning.environments.kg import endpoint
 

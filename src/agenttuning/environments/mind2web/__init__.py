@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from agenttuning.environments import Backend, Missing, Move, Room, Step
+from agenttuning.environments import Backend, Missing, Move, Room, Step, backend_of
 from agenttuning.environments.mind2web.answer import Answer, gold_action, read_answer, token_f1, write_answer
 from agenttuning.errors import UserError
 
@@ -59,9 +59,9 @@ def load(path: str) -> list[dict]:
     return dataset.load(path, TOP_K)
 
 
-def missing(backend: str | Backend, data_std: str | None = None) -> list[Missing]:
+def missing(backend: str, data_std: str | None = None) -> list[Missing]:
     """What this machine lacks: lxml, and for the backend `agentbench` the folder of AgentBench's list, `data_std`."""
-    chosen = _backend(backend)
+    chosen = backend_of(NAME, BACKENDS, backend)
     lacking = [] if find_spec("lxml") else [Missing("lxml", "pip install 'agenttuning[eval]'")]
     if chosen is AGENTBENCH and (data_std is None or not Path(data_std).is_dir()):
         what = "AgentBench's list of steps, given as `data_std`" if data_std is None else f"the folder {data_std}"
@@ -70,12 +70,12 @@ def missing(backend: str | Backend, data_std: str | None = None) -> list[Missing
 
 
 @contextmanager
-def serve(backend: str | Backend = "embedded", data_std: str | None = None) -> Iterator[Room]:
+def serve(backend: str = "embedded", data_std: str | None = None) -> Iterator[Room]:
     """The room. `data_std`: AgentBench's list, a folder of JSON files, which the items must then come from.
 
     Raises UserError for an unknown backend, for what is missing, and for a list that is not AgentBench's.
     """
-    chosen = _backend(backend)
+    chosen = backend_of(NAME, BACKENDS, backend)
     for lack in missing(chosen, data_std):
         raise UserError(f"{NAME}.{chosen.name} needs {lack.what}; no step could be played; {lack.command}")
     if chosen is not AGENTBENCH:
@@ -98,14 +98,6 @@ def serve(backend: str | Backend = "embedded", data_std: str | None = None) -> I
         return Environment(item)
 
     yield Room(NAME, chosen, make)
-
-
-def _backend(name: str | Backend) -> Backend:
-    name = name.name if isinstance(name, Backend) else name
-    for backend in BACKENDS:
-        if backend.name == name:
-            return backend
-    raise UserError(f"{NAME} has no backend {name!r}; nothing could be played; choose agentbench or embedded")
 
 
 class Environment:

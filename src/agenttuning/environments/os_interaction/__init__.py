@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agenttuning.environments import Backend, Missing, Room
+from agenttuning.environments import Backend, Missing, Room, backend_of
 from agenttuning.environments.os_interaction import containers, installed, reaper, records, rootfs, sandbox
 from agenttuning.environments.os_interaction.containers import Container
 from agenttuning.environments.os_interaction.environment import Environment
@@ -54,7 +54,7 @@ def playable(loaded: list[dict]) -> tuple[list[dict], dict[str, str]]:
 
 def missing(backend: str, **where) -> list[Missing]:
     """What this machine lacks for a backend. Raises UserError for an unknown backend."""
-    if _backend(backend).name == "docker":
+    if backend_of(NAME, BACKENDS, backend).name == "docker":
         return [Missing(*lack) for lack in containers.lacking(where.get("docker", "docker"))]
     if sys.platform != "linux":
         return [Missing("Linux, whose namespaces the sandbox is made of", "use the docker backend")]
@@ -66,13 +66,6 @@ def missing(backend: str, **where) -> list[Missing]:
         where_to = "" if named is None else f" {named}"
         lacks.append(Missing("a root file system", f"python -m agenttuning.environments.os_interaction{where_to}"))
     return lacks
-
-
-def _backend(name: str) -> Backend:
-    for backend in BACKENDS:
-        if backend.name == name:
-            return backend
-    raise UserError(f"the os task has no backend {name!r}; nothing could be played; choose docker or sandbox")
 
 
 def _tree(where: str | Path | None) -> rootfs.Rootfs | None:
@@ -89,7 +82,7 @@ def serve(backend: str, **where) -> Iterator[Room]:
 
     Raises UserError when the machine lacks something, and for an unknown option.
     """
-    chosen = _backend(backend)
+    chosen = backend_of(NAME, BACKENDS, backend)
     unknown = set(where) - {"rootfs", "docker", "limits", "slots"}
     if unknown:
         raise UserError(f"the os task has no option {min(unknown)!r}; it would have no effect; remove it")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from agenttuning.environments import Backend, Missing, Room, build_items
+from agenttuning.environments import Backend, Missing, Room, backend_of, build_items
 from agenttuning.environments.webshop.catalogue import Catalogue
 from agenttuning.environments.webshop.reward import SPACY_MODEL, Nouns, guessed_nouns, tagger
 from agenttuning.environments.webshop.visit import Environment
@@ -56,13 +56,13 @@ def load(path: str | Path, first: int = 0, last: int = GOALS) -> list[dict]:
 
 @contextmanager
 def serve(
-    backend: str | Backend = "synthetic", catalogue: str | Path | None = None, with_actions: bool = True
+    backend: str = "synthetic", catalogue: str | Path | None = None, with_actions: bool = True
 ) -> Iterator[Room]:
     """The shop. `catalogue`: where the files of "full" and "1k" are. `with_actions`: see `visit.Environment`.
 
     Raises UserError for an unknown backend, or a catalogue that is missing or broken.
     """
-    chosen = _backend(backend)
+    chosen = backend_of(NAME, BACKENDS, backend)
     if chosen.name == "synthetic":
         from agenttuning.environments.webshop import synthetic
 
@@ -83,15 +83,6 @@ def serve(
     yield Room(NAME, chosen, make)
 
 
-def _backend(name: str | Backend) -> Backend:
-    wanted = name.name if isinstance(name, Backend) else name
-    for backend in BACKENDS:
-        if backend.name == wanted:
-            return backend
-    names = ", ".join(backend.name for backend in BACKENDS)
-    raise UserError(f"webshop has no backend {wanted!r}; nothing was played; choose from {names}")
-
-
 def _stocked(backend: Backend, catalogue: str | Path | None) -> tuple[Backend, Catalogue, Nouns]:
     from agenttuning.environments.webshop import files
 
@@ -109,9 +100,9 @@ def _stocked(backend: Backend, catalogue: str | Path | None) -> tuple[Backend, C
     return replace(backend, label=label, comparable=comparable), shop.catalogue, nouns
 
 
-def missing(backend: str | Backend = "synthetic", catalogue: str | Path | None = None, **_: object) -> list[Missing]:
+def missing(backend: str = "synthetic", catalogue: str | Path | None = None, **_: object) -> list[Missing]:
     """What this machine lacks for a backend. spaCy is not among it: without it the label says so."""
-    chosen = _backend(backend)
+    chosen = backend_of(NAME, BACKENDS, backend)
     lacks = [
         Missing(package, "pip install -e '.[eval]'")
         for module, package in (("Stemmer", "PyStemmer"), ("numpy", "numpy"))
