@@ -289,7 +289,7 @@ def test_a_dead_server_is_never_a_wrong_answer() -> None:
 
 def test_a_server_that_dies_in_a_statement_is_not_the_models_fault() -> None:
     with db.serve("mysql", statement_s=30) as room:
-        made = room.make(item())
+        made = room.make(item(kind="UPDATE", answer_md5="x"))
         made.reset()
         folder = Path(made.table.server.where["unix_socket"]).parent
         killer = threading.Timer(0.5, os.kill, [int((folder / "pid").read_text()), signal.SIGKILL])

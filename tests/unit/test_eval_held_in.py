@@ -109,7 +109,7 @@ def test_a_backend_is_the_first_that_lacks_nothing_and_the_rest_is_said() -> Non
         choose_backend(module, "real", {})
     lacks["real"] = []
     assert choose_backend(module, "auto", {}) is real
-    with pytest.raises(UserError, match="no backend 'smal'"):
+    with pytest.raises(UserError, match="db has no backend 'smal'"):
         choose_backend(module, "smal", {})
 
 

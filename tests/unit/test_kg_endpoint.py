@@ -169,7 +169,7 @@ def test_options_are_told_apart(checkout, tmp_path):
     ):
         with pytest.raises(UserError, match=said), kg.serve(backend.name, **where):
             pass
-    with pytest.raises(UserError, match="choose from endpoint, subset, embedded"), kg.serve("freebase"):
+    with pytest.raises(UserError, match="no backend .freebase."), kg.serve("freebase"):
         pass
     (checkout / "src/server/tasks/knowledgegraph/ontology/vocab.json").write_text("[]")
     with pytest.raises(UserError, match="not AgentBench's ontology"), kg.serve("embedded", checkout=checkout):

@@ -76,7 +76,7 @@ def serve(backend: str = "embedded", data_std: str | None = None) -> Iterator[Ro
     Raises UserError for an unknown backend, for what is missing, and for a list that is not AgentBench's.
     """
     chosen = backend_of(NAME, BACKENDS, backend)
-    for lack in missing(chosen, data_std):
+    for lack in missing(chosen.name, data_std):
         raise UserError(f"{NAME}.{chosen.name} needs {lack.what}; no step could be played; {lack.command}")
     if chosen is not AGENTBENCH:
         if data_std is not None:
