@@ -101,6 +101,7 @@ def test_a_backend_is_the_first_that_lacks_nothing_and_the_rest_is_said() -> Non
     real, small = Backend("real", "r", comparable=True), Backend("small", "s", comparable=False)
     lacks = {"real": [Missing("the program mariadbd", "make system-packages")], "small": []}
     module = SimpleNamespace(NAME="db", BACKENDS=(real, small), missing=lambda name, **where: lacks[name])
+    module.serve = lambda name, dsn=None: None
     assert choose_backend(module, "auto", {}) is small
     lacks["small"] = [Missing("sqlglot", "pip install sqlglot")]
     with pytest.raises(UserError, match="real needs the program mariadbd .*small needs sqlglot"):
@@ -111,6 +112,8 @@ def test_a_backend_is_the_first_that_lacks_nothing_and_the_rest_is_said() -> Non
     assert choose_backend(module, "auto", {}) is real
     with pytest.raises(UserError, match="db has no backend 'smal'"):
         choose_backend(module, "smal", {})
+    with pytest.raises(UserError, match="db has no option 'dns'; it would do nothing; did you mean `dsn`"):
+        choose_backend(module, "auto", {"dns": "x"})
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_face():
         ("agentbench", True),
         ("embedded", False),
     ]
-    assert mind2web.missing("embedded") == mind2web.missing(mind2web.BACKENDS[1]) == []
+    assert mind2web.missing("embedded") == []
     assert "data_std" in mind2web.missing("agentbench")[0].what
     assert mind2web.missing("agentbench", "/nowhere")[0].what == "the folder /nowhere"
     for where in ({"backend": "docker"}, {"backend": "agentbench"}, {"backend": "embedded", "data_std": "."}):
