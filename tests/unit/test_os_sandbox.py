@@ -210,6 +210,8 @@ def test_the_room(tmp_path):
     assert task.missing("sandbox", rootfs=tree()) == []
     with pytest.raises(UserError, match="no option 'rootsf'"), task.serve("sandbox", rootsf=tree()):
         pass
+    with pytest.raises(UserError, match="slots"), task.serve("sandbox", rootfs=tree(), slots="none"):
+        pass
     with pytest.raises(UserError, match="no backend"):
         task.missing("podman")
     assert [backend.name for backend in task.BACKENDS] == ["docker", "sandbox"]
