@@ -36,7 +36,7 @@ BACKENDS = (
     Backend("docker", "AgentBench's docker images", comparable=True),
     Backend("sandbox", "bubblewrap sandbox on a Debian root file system", comparable=False),
 )
-MAX_SLOTS = 16  # a shell and a few processes each; memory is 512 MB at most each, a few MB in fact
+MAX_SLOTS = 64  # a machine in use has five processes and 3 MB of its own; it may use 512 MB
 
 
 def load(path: str | Path, checkout: str | Path | None = None) -> list[dict]:
@@ -124,9 +124,9 @@ def _room(backend: Backend, boot: Callable[[str, str], Any], slots: int) -> Room
 
 
 def _slots(asked: int | str | None) -> int:
-    """Machines at once; unasked twice the processors, as an episode mostly waits for the model."""
+    """Machines at once; unasked 16 a processor: an episode keeps its machine while it waits for the model."""
     if asked is None:
-        return min(MAX_SLOTS, 2 * len(os.sched_getaffinity(0)))
+        return min(MAX_SLOTS, 16 * len(os.sched_getaffinity(0)))
     if not str(asked).isdecimal() or int(asked) < 1:
         raise UserError(f"slots of the os task is {asked!r}; no machine could be started; give a number from 1 on")
     return int(asked)
