@@ -49,7 +49,8 @@ def checkout(tmp_path):
 def test_a_checkout_gives_the_standard_items_in_order(checkout):
     items = task.load(checkout)
     # by file, and in each file those with `match` first
-    assert [item["id"] for item in items] == ["os-std_1_a_1", "os-std_1_a_0", "os-std_2_b_0"]
+    assert [item["id"] for item in items] == ["os-std_1", "os-std_0", "os-std_2"]
+    assert [item["source"] for item in items] == ["1/a.jsonl 1", "1/a.jsonl 0", "2/b.json 0"]
     match, first, second = items
     assert match["match"] == {"answer": "log", "strip": True}
     assert match["start"] == ["bash", "sleep 1 &"]

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -136,3 +137,22 @@ def test_the_runner_plays_it_with_metrics(room):
     records = play(room, items, expert, PRACTICE, own(texts), model="expert", seed=0, progress=False)
     assert [record["reward"] for record in records] == [1.0, 1.0, 1.0]
     assert all(record["metrics"]["rule"] in ("check", "match") for record in records)
+
+
+def test_a_sandbox_that_dies_is_no_result_of_the_model(room):
+    made = []
+
+    def make(item):
+        made.append(room.make(item))
+        return made[-1]
+
+    def policy(turns):
+        for environment in made:
+            if environment.machine is not None:
+                environment.machine.line.close()  # what process 1 lives by
+        return [texts.write("wait.", "bash: sleep 2") for _ in turns]
+
+    items = task.items("train", 2, 0)
+    records = play(replace(room, make=make), items, policy, PRACTICE, own(texts), model="m", seed=0, progress=False)
+    assert [(record["status"], record["reward"]) for record in records] == [("environment_error", None)] * 2
+    assert all("died" in record["error"] for record in records)

@@ -210,6 +210,8 @@ def test_the_room(tmp_path):
     assert task.missing("sandbox", rootfs=tree()) == []
     with pytest.raises(UserError, match="no option 'rootsf'"), task.serve("sandbox", rootsf=tree()):
         pass
+    with pytest.raises(UserError, match="slots"), task.serve("sandbox", rootfs=tree(), slots="none"):
+        pass
     with pytest.raises(UserError, match="no backend"):
         task.missing("podman")
     assert [backend.name for backend in task.BACKENDS] == ["docker", "sandbox"]
@@ -288,3 +290,25 @@ def test_an_ordinary_user_has_a_sandbox_as_well(tmp_path):
         assert "128" in ran.stdout
     finally:
         shutil.rmtree(base)
+
+
+def test_control_groups_of_version_two(monkeypatch, tmp_path):
+    monkeypatch.setattr(limits, "CGROUPS", tmp_path)
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
+    group = limits.open_group("agenttuning-os-x", Limits(pids=7, memory_bytes=4096))
+    assert group.folders == [tmp_path / "agenttuning-os-x"]
+    assert group.holds == {"pids", "memory"}
+    assert {file.name: file.read_text() for file in group.folders[0].iterdir()} == {
+        "pids.max": "7",
+        "memory.max": "4096",
+    }
+    subprocess.run(["sh", "-c", group.join + "true"], check=True)
+    assert (group.folders[0] / "cgroup.procs").read_text() == "0\n"
+    assert not group.remove(patience_s=0)  # in use
+
+
+def test_a_machine_that_gives_no_group_is_told_apart(monkeypatch, tmp_path):
+    monkeypatch.setattr(limits, "CGROUPS", tmp_path)
+    (tmp_path / "cgroup.controllers").write_text("")
+    (tmp_path / "agenttuning-os-x").touch()  # mkdir fails, as without rights
+    assert limits.open_group("agenttuning-os-x", Limits()) == limits.Group()

@@ -155,8 +155,8 @@ def test_a_prompt_that_is_sourced_anew(shell):
 
 def test_history_shows_what_was_asked(shell):
     shell.run("echo one")
-    shell.run("history | tail -2")
-    assert [line.split(maxsplit=1)[1] for line in shell.plain.splitlines()] == ["echo one", "history | tail -2"]
+    shell.run("history")
+    assert [line.split(maxsplit=1)[1] for line in shell.plain.splitlines()] == ["echo one", "history"]
 
 
 def test_background_jobs_stay(shell):

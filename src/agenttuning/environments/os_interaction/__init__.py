@@ -36,7 +36,7 @@ BACKENDS = (
     Backend("docker", "AgentBench's docker images", comparable=True),
     Backend("sandbox", "bubblewrap sandbox on a Debian root file system", comparable=False),
 )
-MAX_SLOTS = 16  # a shell and a few processes each; memory is 512 MB at most each, a few MB in fact
+MAX_SLOTS = 64  # a machine in use has five processes and 3 MB of its own; it may use 512 MB
 
 
 def load(path: str | Path, checkout: str | Path | None = None) -> list[dict]:
@@ -89,7 +89,7 @@ def serve(backend: str, **where) -> Iterator[Room]:
     if lacks := missing(backend, **where):
         needs = "; ".join(f"{lack.what}: {lack.command}" for lack in lacks)
         raise UserError(f"the os task cannot be played with {backend}, as this machine lacks {needs}")
-    limits, slots = where.get("limits") or Limits(), where.get("slots") or slots_here()
+    limits, slots = where.get("limits") or Limits(), _slots(where.get("slots"))
     if chosen.name == "docker":
         docker = where.get("docker", "docker")
         containers.reap(docker)
@@ -116,6 +116,10 @@ def _room(backend: Backend, boot: Callable[[str, str], Any], slots: int) -> Room
     return Room(NAME, backend, lambda item: Environment(item, boot), "thread", slots)
 
 
-def slots_here() -> int:
-    """Machines at once: twice the processors, as an episode mostly waits for the model."""
-    return min(MAX_SLOTS, 2 * len(os.sched_getaffinity(0)))
+def _slots(asked: int | str | None) -> int:
+    """Machines at once; unasked 16 a processor: an episode keeps its machine while it waits for the model."""
+    if asked is None:
+        return min(MAX_SLOTS, 16 * len(os.sched_getaffinity(0)))
+    if not str(asked).isdecimal() or int(asked) < 1:
+        raise UserError(f"slots of the os task is {asked!r}; no machine could be started; give a number from 1 on")
+    return int(asked)

@@ -23,7 +23,7 @@ from agenttuning.environments.os_interaction.shell import Shell
 
 SHOWN, KEPT = 800, 780  # characters: above SHOWN the first KEPT and a notice
 DEATH_S = 0.5  # from a terminal that is cut off to the word that the machine is dead
-PLAUSIBLE = ("ls -la", "pwd", "whoami", "ls /", "ps aux", "cat /etc/passwd", "history", "df -h")
+PLAUSIBLE = ("ls", "pwd", "whoami", "ls /", "id", "cat /etc/passwd", "history", "echo $HOME")
 
 
 def observation(output: str) -> str:

@@ -3,8 +3,9 @@
     data/os_interaction/data/dev.json           26 items, scripts in data/os_interaction/scripts/dev
     data/os_interaction/data/{1..7}/*.json      the 144 of the paper, scripts in data/os_interaction/scripts/{1..7}
 
-An item becomes a dict: id, description, image, init [[language, code]], start, match or check, example, labels. An item
-that needs a script which is not there keeps its place and says so under `unplayable`: whoever plays it is told.
+An item becomes a dict: id (os-dev_3, os-std_17), source (its file and its number there), description, image,
+init [[language, code]], start, match or check, example, labels. An item that needs a script which is not there keeps
+its place and says so under `unplayable`: whoever plays it is told.
 """
 
 from __future__ import annotations
@@ -42,9 +43,19 @@ def load(path: Path, checkout: Path | None = None) -> list[dict]:
             f"{path} holds no AgentBench items of the os task; there is nothing to play; give "
             "data/os_interaction/data/dev.json, the folder data/os_interaction/data, or an AgentBench checkout"
         )
-    items = []
+    single = files[0].stem if len(files) == 1 else "std"
+    items: list[dict] = []
     for file in files:
-        parsed = [_item(raw, _name(file, number), _scripts(file, checkout)) for number, raw in enumerate(_rows(file))]
+        start = len(items)
+        parsed = [
+            _item(
+                raw,
+                f"os-{single}_{start + number}",
+                f"{file.parent.name}/{file.name} {number}",
+                _scripts(file, checkout),
+            )
+            for number, raw in enumerate(_rows(file))
+        ]
         items += [item for item in parsed if item["match"]] + [item for item in parsed if not item["match"]]
     return items
 
@@ -63,11 +74,6 @@ def _rows(file: Path) -> list[dict]:
     return rows
 
 
-def _name(file: Path, number: int) -> str:
-    # AgentBench v0.2 writes std-001-stock-00000; the folder's name and the file's say the same.
-    return f"os-dev_{number}" if file.stem == "dev" else f"os-std_{file.parent.name}_{file.stem}_{number}"
-
-
 def _scripts(file: Path, checkout: Path | None) -> Path:
     if file.stem == "dev":
         root, name = file.parent.parent, "dev"
@@ -76,12 +82,13 @@ def _scripts(file: Path, checkout: Path | None) -> Path:
     return (Path(checkout) / DATA if checkout is not None else root) / "scripts" / name
 
 
-def _item(raw: dict, name: str, scripts: Path) -> dict:
+def _item(raw: dict, name: str, source: str, scripts: Path) -> dict:
     # `create` is once a list, by a slip of AgentBench; there the original finds no image and no script in it.
     create = raw.get("create") if isinstance(raw.get("create"), dict) else {}
     evaluation = raw.get("evaluation") or {}
     item = {
         "id": name,
+        "source": source,
         "description": raw["description"],
         "image": create.get("image") or create.get("local") or "default",
         "init": [],

@@ -33,7 +33,7 @@ LINE = 3000  # bytes; the kernel's terminal takes 4,095 in one line
 
 # In an interactive bash every `\[..\]` is an escape of no width. The prompt function puts the mark back when PS1 is set
 # anew, as by `source ~/.bashrc`.
-_SETUP = r"""stty -echo; HISTCONTROL=ignoreboth; unset HISTFILE; __mark=; __prompt() { printf '\e]779;%s\a' "$__mark"; case $PS1 in *'$__mark'*) ;; *) PS1="$PS1"'\[\e]778;$__mark\a\]';; esac; }; __start() { __mark=$1; history -s -- "$__code"; printf '\e]777;%s\a' "$1"; return "$2"; }; PROMPT_COMMAND=__prompt"""  # noqa: E501
+_SETUP = r"""stty -echo; HISTCONTROL=ignoreboth; unset HISTFILE; __mark=; __prompt() { printf '\e]779;%s\a' "$__mark"; case $PS1 in *'$__mark'*) ;; *) PS1="$PS1"'\[\e]778;$__mark\a\]';; esac; }; __start() { __mark=$1; [ -z "$__code" ] || history -s -- "$__code"; printf '\e]777;%s\a' "$1"; return "$2"; }; PROMPT_COMMAND=__prompt; history -c"""  # noqa: E501
 _AT_PROMPT = re.compile(rb"\x1b\]778;[0-9a-f]*\x07\Z")
 _PROMPT, _ASKED = re.compile(rb"\x1b\]778;[0-9a-f]*\x07"), re.compile(rb"\x1b\]779;[0-9a-f]*\x07")
 _ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\r")
