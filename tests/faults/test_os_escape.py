@@ -279,9 +279,9 @@ def test_a_terminal_that_is_wrecked_is_replaced(box, code):
     shell.run(code, quiet_s=0.3, total_s=2)
     for _ in range(3):
         shell.run("echo alive", quiet_s=0.3, total_s=2)
-        if "alive" in shell.plain:
+        if shell.plain == "alive":
             break
-    assert "alive" in shell.plain  # a background process may go on writing between its lines
+    assert shell.plain == "alive"
     assert time.monotonic() - started < 20
     shell.close()
     bash(box, "kill -9 -1 2> /dev/null")

@@ -115,8 +115,17 @@ class Shell:
         self.pending = None
         for _ in range(2):
             if self._type("\x03") and self._read(mark, 1.0, 3.0)[1] == "prompt":
-                return
-        self._replace()
+                break
+        else:
+            self._replace()
+            return
+        if self._noise():
+            self._replace()  # something in the background goes on writing
+
+    def _noise(self) -> bool:
+        poll = select.poll()
+        poll.register(self.master, select.POLLIN)
+        return bool(poll.poll(100))
 
     def _replace(self) -> None:
         self._shut()
