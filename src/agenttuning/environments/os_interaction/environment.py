@@ -54,7 +54,7 @@ class Environment:
         """A fresh machine, prepared by the item's scripts, and the task."""
         self.close()
         self.answer: str | None = None
-        self.done_moves = 0
+        self.done_moves, self.printed = 0, ""
         self.result: float | None = None
         if "unplayable" in self.item:
             raise SandboxError(f"{self.item['id']} cannot be played: {self.item['unplayable']}")
@@ -81,7 +81,7 @@ class Environment:
         output = self.shell.run(action[5:].removeprefix(" "))
         if not self.machine.alive(DEATH_S if self.shell.gone else 0.0):
             raise SandboxError("the machine died during a command")
-        self.done_moves += 1
+        self._follow(action)
         return Step(observation(output))
 
     def score(self) -> float:
@@ -100,18 +100,29 @@ class Environment:
         Of AgentBench's items the example script is the solution, and what it prints is the answer; a `match` item has
         no script and its answer is known.
         """
-        steps = self.item.get("solution")
-        if steps is None:
-            example = self.item.get("example")
-            steps = [["I run what the task needs.", _as_bash(example)]] if example else []
+        steps = self._solution()
         if self.done_moves < len(steps):
             thought, code = steps[self.done_moves]
             return Move(thought, f"bash: {code}")
         if self.item.get("silent"):
             return Move("The work is done.", "finish")
         wanted = (self.item.get("match") or {}).get("answer")
-        answer = wanted if wanted is not None else self.shell.plain.strip()
+        answer = wanted if wanted is not None else self.printed.strip()
         return Move("Now I have the answer.", f"answer: {answer}")
+
+    def _solution(self) -> list[list[str]]:
+        """[thought, command] for each of its commands."""
+        if "solution" in self.item:
+            return self.item["solution"]
+        example = self.item.get("example")
+        return [["I run what the task needs.", _as_bash(example)]] if example else []
+
+    def _follow(self, action: str) -> None:
+        # Another command than the solution's next, a slip of a teacher, moves nothing on: its output is no answer.
+        steps = self._solution()
+        if self.done_moves < len(steps) and action == f"bash: {steps[self.done_moves][1]}":
+            self.done_moves += 1
+            self.printed = self.shell.plain
 
     def actions(self) -> list[str]:
         """Some commands that anybody would try, and some answers."""
