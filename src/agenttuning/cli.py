@@ -179,8 +179,10 @@ def export(arguments: Arguments) -> None:
 def collect(arguments: Arguments) -> None:
     """collect trajectories with a teacher and keep the rewarded ones"""
     from agenttuning.collect import collect as run
+    from agenttuning.collect import table
 
-    run(arguments.path)
+    folder = run(arguments.path)
+    print(f"{table(folder)}\nwritten: {folder}", flush=True)
 
 
 def decontaminate(arguments: Arguments) -> None:

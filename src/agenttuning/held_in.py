@@ -159,6 +159,11 @@ def choose_backend(module: ModuleType, asked: str, where: Mapping[str, str]) -> 
     raise UserError(f"{module.NAME} cannot be played here: {'; '.join(lacks)}; `agenttuning doctor` shows all of it")
 
 
+def backend_asked(module: ModuleType, asked: str, data: str | Path | None) -> str:
+    """The name to choose by: practice items are made for the embedded backend, which needs no server."""
+    return module.BACKENDS[-1].name if asked == "auto" and data is None else asked
+
+
 def check_options(module: ModuleType, where: Mapping[str, Any]) -> None:
     """Raise UserError for an option that no backend of the task has."""
     taken = inspect.signature(module.serve).parameters
@@ -191,9 +196,7 @@ def _stage(
     module, told = held_in(task), rules.rules(task)
     if data is not None and (option := getattr(module, "DATA_OPTION", None)):
         where.setdefault(option, str(data))  # the backend is stocked from where the items are
-    if data is None and asked == "auto":
-        asked = module.BACKENDS[-1].name  # practice items are made for the embedded backend
-    backend = choose_backend(module, asked, where)
+    backend = choose_backend(module, backend_asked(module, asked, data), where)
     n = told.n if most is None else min(told.n, most)
     if n < 1:
         raise UserError(f"{most} items were asked for; a score needs at least 1")

@@ -111,7 +111,7 @@ def test_the_statistics_and_the_card_count_what_is_there(tmp_path) -> None:
     for task, entry in stats["tasks"].items():
         found = rows(folder, task)
         turns = sum(turn["loss"] is True for row in found for turn in row["conversations"])
-        assert (entry["instructions"], entry["kept"], entry["turns"]) == (30, len(found), turns)
+        assert (entry["instructions"], entry["kept"], entry["rows"], entry["turns"]) == (30, *[len(found)] * 2, turns)
         assert sum(entry["statuses"].values()) == 30
         assert f"| {task} | 30 | {len(found)} | {turns / len(found):.2f} | {100 * len(found) / 30:.1f} % |" in readme
     assert yaml.safe_load(readme.split("---")[1])["configs"][0]["data_files"][0] == {

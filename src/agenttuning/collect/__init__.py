@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttuning import protocols
-from agenttuning.collect.card import STATS, check_place, write
+from agenttuning.collect.card import STATS, check_place, table, write
 from agenttuning.collect.plan import Plan, Scripted, Task, read_plan
 from agenttuning.collect.rows import conversation, kept, statistics, total
 from agenttuning.environments import HELD_IN, TASKS, Room, held_in, room
@@ -27,7 +27,7 @@ from agenttuning.episodes import status
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
 
-__all__ = ["STATS", "collect", "conversation"]
+__all__ = ["STATS", "collect", "conversation", "table"]
 COMPARED = 200  # practice test items of a task that the rows are compared with
 
 
@@ -85,11 +85,11 @@ def _stage(name: str, task: Task, plan: Plan, rules: protocols.Protocol) -> _Sta
     if name in TASKS:
         module = TASKS[name]
         return _Stage(room(module), module.items("train", task.items, plan.seed), [], own(module), "", ExitStack())
-    from agenttuning.held_in import choose_backend
+    from agenttuning.held_in import backend_asked, choose_backend
     from agenttuning.protocols.prompts import load as load_prompts
 
     module, where, held = held_in(name), dict(task.env or {}), ExitStack()
-    backend = choose_backend(module, task.backend, where)
+    backend = choose_backend(module, backend_asked(module, task.backend, task.data), where)
     texts = import_module(f"agenttuning.protocols.{rules.rules(name).format}")
     prompts = own(texts) if rules.prompts == "ours" else load_prompts(name, plan.prompts)
     if task.data is None:

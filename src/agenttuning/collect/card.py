@@ -75,7 +75,7 @@ def card(stats: dict) -> str:
             "A row is `{id, conversations: [{from, loss, value}]}`. `loss` is null for human turns, false for the "
             "acknowledgement",
             "of the instruction and true for the agent's own turns. The number in an id is the instruction's.",
-            *(_backends(tasks) + _overlap(stats["overlap"]) if held_in else []),
+            *(_held_in(tasks) + _overlap(stats["overlap"]) if held_in else []),
             "",
         ]
     )
@@ -104,25 +104,55 @@ def _teacher(teacher: dict) -> list[str]:
     return [f"The teacher is {teacher['model']}, asked at temperature {teacher['temperature']:g}."]
 
 
-def _backends(tasks: dict[str, dict]) -> list[str]:
-    played = (f"{name}: {one['items']}, backend {one['backend']}" for name, one in tasks.items() if "backend" in one)
-    return ["", "Played on " + "; ".join(played) + "."]
+def _held_in(tasks: dict[str, dict]) -> list[str]:
+    split = [f"{name} {one['kept']:,} episodes in {one['rows']:,} rows" for name, one in tasks.items()
+             if one["rows"] != one["kept"]]  # fmt: skip
+    return [
+        *([f"Questions that are asked alone are rows of their own: {', '.join(split)}."] if split else []),
+        "",
+        "Played on: " + "; ".join(f"{name}, {one['items']} in {one['backend']}" for name, one in tasks.items()) + ".",
+    ]
+
+
+def overlap_table(overlap: dict[str, dict]) -> list[str]:
+    """How the evaluation items stand in the rows, as a Markdown table."""
+    return [
+        "| task | items | the same | clean | between | dirty | too short to tell |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {one['items']} | {one['same']} | {one['clean']} | {one['between']} | {one['dirty']} | "
+            f"{one['too_short']} |"
+            for name, one in overlap.items()
+        ),
+    ]
 
 
 def _overlap(overlap: dict[str, dict]) -> list[str]:
-    lines = [
-        f"| {name} | {one['items']} | {one['clean']} | {one['between']} | {one['dirty']} | {one['too_short']} |"
-        for name, one in overlap.items()
-    ]
     return [
         "",
-        "Overlap with the evaluation items, by the paper's rule (10 equal words, then up to 4 that differ; dirty: more",
-        "than 80 % of an item's words, clean: less than 20 %):",
+        "Overlap with the evaluation items. The same: an item's first observation stands whole in a row. The others by",
+        "the paper's rule (10 equal words, then up to 4 that differ; dirty: more than 80 % of an item's words, clean:",
+        "less than 20 %), which counts what pages and rooms share as well: generated items of one kind are mostly",
+        "dirty by it, and are other items.",
         "",
-        "| task | items | clean | between | dirty | too short to tell |",
-        "|---|---|---|---|---|---|",
-        *lines,
+        *overlap_table(overlap),
     ]
+
+
+def table(folder: str | Path) -> str:
+    """What a collection holds, for the terminal: the card's tables from its statistics."""
+    stats = json.loads((Path(folder) / STATS).read_text(encoding="utf-8"))
+    lines = [f"{'task':<10}{'instructions':>13}{'kept':>7}{'rows':>7}{'turns':>7}{'ratio':>9}  how episodes ended"]
+    for name, one in [*stats["tasks"].items(), ("total", stats["total"])]:
+        turns = "-" if one["avg_turns"] is None else f"{one['avg_turns']:.2f}"
+        ended = ", ".join(f"{kind} {n}" for kind, n in one.get("statuses", {}).items())
+        numbers = f"{one['instructions']:>13,}{one['kept']:>7,}{one['rows']:>7,}{turns:>7}"
+        numbers += f"{one['ratio_percent']:>7.1f} %"
+        lines.append(f"{name:<10}{numbers}  {ended}".rstrip())
+    if "overlap" in stats:
+        same = ", ".join(f"{name} {one['same']} of {one['items']}" for name, one in stats["overlap"].items())
+        lines.append(f"evaluation items that stand whole in a row: {same}")
+    return "\n".join(lines)
 
 
 def _rule(threshold: float) -> str:

@@ -18,22 +18,30 @@ if TYPE_CHECKING:
 def overlap(rows: dict[str, list[dict]], items: dict[str, list[tuple[str, str]]]) -> dict[str, dict]:
     """For each task how its evaluation items, (id, first observation), stand in the rows of all tasks.
 
-    Gives {task: {items, clean, between, dirty, too_short, dirty_ids}}.
+    Gives {task: {items, same, clean, between, dirty, too_short, same_ids}}; `same`: the observation stands whole in a
+    row, which is an item that was trained on. The paper's rule gives the other four.
     """
     from agenttuning.data.contamination import KINDS, Check, Example, judge
 
     examples = [Example(task, item, (text,)) for task, found in items.items() for item, text in found]
     talks = [[{"content": turn["value"]} for turn in row["conversations"]] for found in rows.values() for row in found]
     texts = [text for example in examples for text in example.texts]
+    # a lead of the prompt may stand before the observation
+    turns = {part for talk in talks for turn in talk for part in _ends(turn["content"].strip(), texts)}
     check = Check(examples, _words([*texts, *(turn["content"] for talk in talks for turn in talk)]))
     verdict = judge(check, check.spans(talks))
     found = {}
     for task, of_task in items.items():
         kinds = {e.id: kind for e, kind in zip(examples, verdict.kinds, strict=True) if e.suite == task}
         counts = Counter(kinds.values())
-        dirty = sorted(item for item, kind in kinds.items() if kind == "dirty")
-        found[task] = {"items": len(of_task), **{kind: counts[kind] for kind in KINDS}, "dirty_ids": dirty}
+        same = sorted(item for item, text in of_task if text.strip() in turns)
+        by_rule = {kind: counts[kind] for kind in KINDS}
+        found[task] = {"items": len(of_task), "same": len(same), **by_rule, "same_ids": same}
     return found
+
+
+def _ends(turn: str, texts: list[str]) -> Iterable[str]:
+    return (text.strip() for text in texts if text.strip() and turn.endswith(text.strip()))
 
 
 def _words(texts: Iterable[str]) -> PreTrainedTokenizerFast:

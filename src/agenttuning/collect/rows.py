@@ -62,13 +62,13 @@ def exchanges(messages: list[dict]) -> list[list[dict]]:
 
 
 def statistics(records: list[dict], rows: list[dict], threshold: float) -> dict:
-    """One line of the paper's Table 1 and how the episodes ended. `kept` counts rows, `episodes_kept` episodes."""
+    """One line of the paper's Table 1 and how the episodes ended. `kept` counts episodes, which are `rows` rows."""
     turns = sum(turn["loss"] is True for row in rows for turn in row["conversations"])
     passed = sum(passes(record, threshold) for record in records)
     return {
         "instructions": len(records),
-        "episodes_kept": passed,
-        "kept": len(rows),
+        "kept": passed,
+        "rows": len(rows),
         "turns": turns,
         "avg_turns": round(turns / len(rows), 2) if rows else None,
         "ratio_percent": round(100 * passed / len(records), 2),
@@ -79,10 +79,10 @@ def statistics(records: list[dict], rows: list[dict], threshold: float) -> dict:
 
 def total(stats: dict[str, dict]) -> dict:
     """The table's last line."""
-    keys = ("instructions", "episodes_kept", "kept", "turns")
+    keys = ("instructions", "kept", "rows", "turns")
     sums = {key: sum(task[key] for task in stats.values()) for key in keys}
     return {
         **sums,
-        "avg_turns": round(sums["turns"] / sums["kept"], 2) if sums["kept"] else None,
-        "ratio_percent": round(100 * sums["episodes_kept"] / sums["instructions"], 2),
+        "avg_turns": round(sums["turns"] / sums["rows"], 2) if sums["rows"] else None,
+        "ratio_percent": round(100 * sums["kept"] / sums["instructions"], 2),
     }
