@@ -179,10 +179,12 @@ def export(arguments: Arguments) -> None:
 def collect(arguments: Arguments) -> None:
     """collect trajectories with a teacher and keep the rewarded ones"""
     from agenttuning.collect import collect as run
-    from agenttuning.collect import table
+    from agenttuning.collect import episodes_of, table
 
     folder = run(arguments.path)
     print(f"{table(folder)}\nwritten: {folder}", flush=True)
+    if episodes_of(folder).is_dir():
+        print(f"every episode, refused ones too: agenttuning episodes {episodes_of(folder)}", flush=True)
 
 
 def decontaminate(arguments: Arguments) -> None:
@@ -299,7 +301,7 @@ def _takes_model(parser: argparse.ArgumentParser) -> None:
 def _takes_env(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", action="append", default=[], metavar="TASK.OPTION=VALUE",
-        help="an option of a task's backend (repeatable), e.g. kg.endpoint=http://localhost:8890/sparql",
+        help="an option of a task's backend (repeatable), e.g. kg.url=http://127.0.0.1:8890/sparql",
     )  # fmt: skip
 
 
@@ -309,13 +311,13 @@ def _takes_held_in(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
     parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
     parser.add_argument("--concurrency", type=int, default=64, help="requests in flight at the server (default 64)")
-    parser.add_argument("--protocol", default="paper-text", help="a file of evaluation/protocols/ (default paper-text)")
-    parser.add_argument("--prompts", metavar="PATH", help="AgentInstruct's rows or a checkout of AgentBench")
-    parser.add_argument("--task", action="append", default=[], help="one of the six (repeatable; default all)")
-    parser.add_argument(
-        "--data", action="append", default=[], metavar="TASK=PATH", help="the benchmark's items (default: practice)"
-    )
-    parser.add_argument("--backend", action="append", default=[], metavar="TASK=NAME", help="default: the best here")
+    parser.add_argument("--protocol", default="paper-text", help="paper-text (default), paper-code or practice")
+    parser.add_argument("--prompts", metavar="PATH", help="AgentInstruct's rows or a checkout of AgentBench: where "
+                        "the paper's prompts are (default: AgentInstruct on the Hub)")  # fmt: skip
+    many = {"action": "append", "default": []}
+    parser.add_argument("--task", **many, help="os, db, kg, alfworld, webshop or mind2web (repeatable; default all)")
+    parser.add_argument("--data", **many, metavar="TASK=PATH", help="the benchmark's items (default: practice items)")
+    parser.add_argument("--backend", **many, metavar="TASK=NAME", help="default: the best here, see agenttuning doctor")
     parser.add_argument("--items", type=int, help="at most so many items a task")
     parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
     _takes_env(parser)
@@ -334,16 +336,11 @@ def _takes_export(parser: argparse.ArgumentParser) -> None:
 def _takes_against(parser: argparse.ArgumentParser) -> None:
     _takes_data(parser)
     parser.add_argument(
-        "--against",
-        action="append",
-        required=True,
-        metavar="NAME[=PATH]",
+        "--against", action="append", required=True, metavar="NAME[=PATH]",
         help="a name in evaluation/contamination/ or evaluation/suites/, NAME=PATH for rows of your own, or all[=PATH]",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--fields",
-        default="",
-        help="text fields of NAME=PATH, comma-separated (default: the name's, else every string)",
+        "--fields", default="", help="text fields of NAME=PATH, comma-separated (default: the name's, or every string)"
     )
 
 
@@ -380,6 +377,10 @@ def _takes_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="a recipe file, or a folder of recipes/")
 
 
+def _takes_collection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="FILE", help="what to collect, e.g. recipes/collect/tiny.yaml (its README.md)")
+
+
 VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentParser], None]]] = {
     "data": (data, _takes_data),
     "show-data": (show_data, _takes_n),
@@ -394,7 +395,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "episodes": (episodes, _takes_episodes),
     "errors": (errors, _takes_errors),
     "export": (export, _takes_export),
-    "collect": (collect, _takes_path),
+    "collect": (collect, _takes_collection),
     "decontaminate": (decontaminate, _takes_against),
     "export-tools": (export_tools, _takes_out),
     "base": (base, _takes_path),

@@ -38,14 +38,15 @@ def page(rows: list[dict]) -> str:
         runs = "chosen" if row["chosen"] else "no" if row["missing"] else "yes"
         beside = "yes" if backend.comparable else "no"
         lines.append(f"{row['task']:<10}{backend.name:<13}{runs:<11}{beside:<18}{backend.label}")
-        lines += [f"{'':<23}missing: {one.what}; {one.command}" for one in row["missing"]]
+        lines += [f"{'':<23}missing: {one.what}: {one.command}" for one in row["missing"]]
     return "\n".join([*lines, "", *_around()])
 
 
 def _around() -> list[str]:
     """What is needed beside the backends: prompts and the benchmarks' items, which nobody else can supply."""
     return [
-        "'beside the paper' speaks of the backend; the items must be the benchmark's own as well: --data TASK=PATH.",
+        "'chosen' plays the benchmark's items (--data TASK=PATH); practice items are played on a task's last backend.",
+        "'beside the paper' speaks of the backend: the items must be the benchmark's own as well, and all of them.",
         "An option of a backend is given as --env TASK.OPTION=VALUE, e.g. --env kg.url=http://127.0.0.1:8890/sparql.",
         "prompts   of paper-text and paper-code: AgentInstruct on the Hub, or --prompts its rows, or a checkout",
         "          of AgentBench (git clone https://github.com/THUDM/AgentBench && git -C AgentBench checkout f36853f)",

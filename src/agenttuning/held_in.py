@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def evaluate_held_in(
     make_policy(protocol) gives who answers, asked only when everything else is ready. label names the folder, model the
     weights in every record. data: {task: path of the benchmark's items}; a task without one is played on practice
     items. where: {task: options of its backend}. most: at most so many items a task. Raises UserError for an unknown
-    task, backend or option, for data that cannot be read, and where nothing of a task can be played here.
+    task, backend or option, for data that cannot be read, where nothing of a task can be played here, and, when all is
+    written and printed, for tasks that lost so many episodes that they have no score.
     """
     rules = load_protocol(protocol)
     chosen = _chosen(tasks, {**(backends or {}), **(where or {}), **(data or {})})
@@ -107,12 +109,22 @@ def evaluate_held_in(
         print(announcement(stages, rules, folder, model), flush=True)
         policy, found = make_policy(rules), _kept(folder, rules, model)
         for stage in stages:
-            records = play_stage(stage, rules, policy, folder, model)
+            try:
+                records = play_stage(stage, rules, policy, folder, model)
+            except KeyboardInterrupt:
+                print(f"episodes that ended are kept in {folder}; the same command goes on there", file=sys.stderr)
+                raise
             found["tasks"][stage.name] = _entry(stage, records, rules)
             found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
             found["notes"] = _notes(recipe, label)
             scores.write(found, folder)
-    print(summary(found), flush=True)
+    played = [stage.name for stage in stages]
+    print(summary(found, played), f"written: {folder}", flush=True, sep="\n")
+    if void := [name for name in played if found["tasks"][name]["void"]]:
+        raise UserError(
+            f"no score of {', '.join(void)}: too many episodes were lost to infrastructure, see the warnings above; "
+            "the same command plays the lost ones again"
+        )
     return found
 
 
@@ -155,8 +167,8 @@ def choose_backend(module: ModuleType, asked: str, where: Mapping[str, str]) -> 
         missing = module.missing(backend.name, **where)
         if not missing:
             return backend
-        lacks += [f"{backend.name} needs {one.what} (`{one.command}`)" for one in missing]
-    raise UserError(f"{module.NAME} cannot be played here: {'; '.join(lacks)}; `agenttuning doctor` shows all of it")
+        lacks += [f"  {backend.name} needs {one.what}: {one.command}" for one in missing]
+    raise UserError("\n".join([f"{module.NAME} cannot be played here; `agenttuning doctor` shows what can", *lacks]))
 
 
 def backend_asked(module: ModuleType, asked: str, data: str | Path | None) -> str:
@@ -214,10 +226,19 @@ def announcement(stages: list[Stage], rules: protocols.Protocol, folder: Path, m
     decoding = rules.decoding
     how = "greedy" if decoding.temperature == 0 else f"sampled at {decoding.temperature:g}"
     lines = [f"{model} by {rules.label}: {decoding.max_new_tokens} new tokens, {how}; into {folder}"]
-    for stage in stages:
-        why = "" if stage.why_not is None else f"; no score of {stage.module.BENCHMARK}: {stage.why_not}"
-        lines.append(f"{stage.task:<9} {len(stage.items):>5} items  {stage.backend.name:<10} as {stage.name}{why}")
-    return "\n".join(lines)
+    lines += [
+        f"{stage.task:<9} {len(stage.items):>5} items  {stage.backend.name:<10} as {stage.name}" for stage in stages
+    ]
+    return "\n".join([*lines, *_no_scores((stage.module.BENCHMARK, stage.why_not) for stage in stages)])
+
+
+def _no_scores(found: Iterable[tuple[str, str | None]]) -> list[str]:
+    """A line for each reason why scores are not the benchmarks', from (benchmark, reason or None)."""
+    by_reason: dict[str, list[str]] = {}
+    for benchmark, reason in found:
+        if reason is not None:
+            by_reason.setdefault(reason, []).append(benchmark)
+    return [f"not a score of {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def _entry(stage: Stage, records: list[dict], rules: protocols.Protocol) -> dict:
@@ -268,19 +289,29 @@ def _notes(recipe: Recipe, label: str) -> dict:
     }
 
 
-def summary(found: dict) -> str:
-    """One line a task: score with interval, n, what ended the episodes; and why a score is none of the benchmark."""
-    lines = []
-    for name, entry in found["tasks"].items():
-        result = f"void: {entry['void']}" if entry["void"] else f"{entry['score']:5.1f} {_range(entry['interval'])}"
-        statuses = ", ".join(f"{key} {count}" for key, count in entry["statuses"].items())
-        lines.append(f"{name:<26} {result:<22} n={entry['n']:<5} {statuses}")
-        if entry["not_comparable"]:
-            lines.append(f"{'':<26} not {entry['benchmark']}: {entry['not_comparable']}")
+def summary(found: dict, played: Iterable[str] | None = None) -> str:
+    """One line a task: score with interval, n, what ended the episodes; and why a score is none of the benchmark.
+    `played`: what this run played; what earlier runs left in the same file comes behind it.
+    """
+    tasks, played = found["tasks"], list(found["tasks"] if played is None else played)
+    earlier = [name for name in tasks if name not in played]
+    lines = ["scores x 100 with 95 % intervals, n episodes, and how they ended", *_lines(tasks, played)]
+    if earlier:
+        lines += ["from earlier runs:", *_lines(tasks, earlier)]
     mean = found["groups"][GROUP]
     if mean["score"] is not None:
         lines.append(f"{'held-in mean':<26} {mean['score']:5.1f} {_range(mean['interval'])}")
     return "\n".join(lines)
+
+
+def _lines(tasks: dict[str, dict], names: list[str]) -> list[str]:
+    lines = []
+    for name in names:
+        entry = tasks[name]
+        result = f"void: {entry['void']}" if entry["void"] else f"{entry['score']:5.1f} {_range(entry['interval'])}"
+        statuses = ", ".join(f"{key} {count}" for key, count in entry["statuses"].items())
+        lines.append(f"{name:<26} {result:<22} n={entry['n']:<5} {statuses}")
+    return [*lines, *_no_scores((tasks[name]["benchmark"], tasks[name]["not_comparable"]) for name in names)]
 
 
 def _range(interval: list[float]) -> str:

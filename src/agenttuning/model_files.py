@@ -23,7 +23,7 @@ def find_model(recipe: Recipe, model: str | Path | None) -> tuple[Path, str]:
     if Path(asked).is_dir():
         return Path(asked), _label(asked, own, base)
     if model is None or Path(asked).is_absolute() or asked.count("/") != 1 or asked.startswith("."):
-        hint = "train the recipe first, or give --model" if model is None else "check the path"
+        hint = "train the recipe first, or give --model FOLDER or HUB-ID" if model is None else "check the path"
         raise UserError(f"there is no model folder {asked}; nothing can be judged; {hint}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

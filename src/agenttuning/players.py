@@ -40,8 +40,9 @@ def player(
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", served_model).strip(".-") or "served"
 
     def make(rules: Protocol) -> Any:
-        from agenttuning.policies.openai import OpenAIPolicy
+        from agenttuning.policies.openai import OpenAIPolicy, must_answer
 
+        must_answer(server)
         decoding = rules.decoding
         return OpenAIPolicy(
             server,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,17 +52,41 @@ def test_practice_items_are_scored_under_a_name_of_their_own(run, capsys) -> Non
     folder = run.run_dir / "eval/oracle/held-in/practice"
     assert scores.read(folder / scores.FILE) == json.loads(json.dumps(found))
     assert len(read(folder / "practice-kg.embedded/episodes.jsonl")) == 3
-    said = capsys.readouterr().out
-    assert "no score of WebShop: practice items" in said and "not WebShop: practice items" in said
+    said = capsys.readouterr().out.partition("scores x 100 with 95 % intervals")
+    for part in (said[0], said[2]):
+        assert "not a score of AgentBench knowledgegraph, WebShop, Mind2Web: practice items of our own" in part
+    assert f"written: {folder}" in said[2] and "earlier" not in said[2]
 
 
-def test_what_was_played_is_not_played_again_and_tasks_add_up(run) -> None:
+def test_what_was_played_is_not_played_again_and_tasks_add_up(run, capsys) -> None:
     judge(run, tasks=["kg"])
     found = judge(run, policy=lambda turns: 1 / 0, tasks=["kg"])
     assert found["tasks"]["practice-kg.embedded"]["score"] == 100
+    capsys.readouterr()
     assert set(judge(run, tasks=["webshop"])["tasks"]) == {"practice-kg.embedded", "practice-webshop.synthetic"}
+    said = capsys.readouterr().out
+    assert said.index("practice-webshop") < said.index("from earlier runs") < said.index("practice-kg"), said
     other = judge(run, tasks=["webshop"], model="oracle@2")
     assert set(other["tasks"]) == {"practice-webshop.synthetic"}, "scores of another model are not mixed in"
+
+
+def test_a_task_without_a_score_ends_the_command_as_an_error(run, capsys) -> None:
+    def broken(turns):
+        raise RuntimeError("gone")
+
+    with pytest.raises(UserError, match="no score of practice-kg.embedded: too many episodes were lost"):
+        judge(run, policy=broken, tasks=["kg"])
+    assert "void: 3 of 3" in capsys.readouterr().out
+    assert judge(run, tasks=["kg"])["tasks"]["practice-kg.embedded"]["score"] == 100, "the same command plays them"
+
+
+def test_a_ctrl_c_says_that_the_same_command_goes_on(run, capsys) -> None:
+    def stopped(turns):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(run, policy=stopped, tasks=["kg"])
+    assert "the same command goes on there" in capsys.readouterr().err
 
 
 def test_changed_items_put_earlier_episodes_aside(run) -> None:
@@ -104,9 +129,9 @@ def test_a_backend_is_the_first_that_lacks_nothing_and_the_rest_is_said() -> Non
     module.serve = lambda name, dsn=None: None
     assert choose_backend(module, "auto", {}) is small
     lacks["small"] = [Missing("sqlglot", "pip install sqlglot")]
-    with pytest.raises(UserError, match="real needs the program mariadbd .*small needs sqlglot"):
+    with pytest.raises(UserError, match="real needs the program mariadbd: .*\n  small needs sqlglot"):
         choose_backend(module, "auto", {})
-    with pytest.raises(UserError, match="real needs the program mariadbd .`make system-packages`"):
+    with pytest.raises(UserError, match="real needs the program mariadbd: make system-packages"):
         choose_backend(module, "real", {})
     lacks["real"] = []
     assert choose_backend(module, "auto", {}) is real
@@ -162,6 +187,24 @@ def test_a_server_needs_the_name_of_its_model(run) -> None:
     for model, served in ((None, None), ("folder", "name")):
         with pytest.raises(UserError, match="give --served-model NAME and no --model"):
             player(run, model, "http://127.0.0.1:1/v1", served, None, 1)
+
+
+def test_a_server_that_is_not_there_is_said_at_once(run) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can take the port
+        make, *_ = player(run, None, f"http://127.0.0.1:{free.getsockname()[1]}/v1", "name", None, 1)
+        with pytest.raises(UserError, match="no server listens at http://127.0.0.1:.*refused"):
+            make(held_in.load_protocol("practice"))
+
+
+def test_without_the_hub_the_prompts_are_asked_for_by_the_option_that_gives_them(run, monkeypatch) -> None:
+    def no_hub(card, place):
+        raise UserError("the Hub dataset cannot be read: offline; the source would be missing; give --data x=FOLDER")
+
+    monkeypatch.setattr("agenttuning.protocols.prompts.read", no_hub)
+    with pytest.raises(UserError, match="cannot be read: offline; it holds the prompt of kg.*--prompts PATH") as found:
+        judge(run, protocol="paper-text", tasks=["kg"])
+    assert "--data" not in str(found.value)
 
 
 def test_the_doctor_names_every_backend_and_what_it_lacks(monkeypatch, capsys) -> None:

@@ -12,6 +12,7 @@ bytes. What a served teacher has played is kept in <out>.episodes, and gone on w
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -38,15 +39,22 @@ def collect(path: str | Path, out: str | Path | None = None, progress: bool = Tr
     or not at all. Raises UserError for a bad file, for an `out` that holds something else, for a task that cannot be
     played here, and when more episodes were lost to infrastructure than the protocol allows.
     """
+    from agenttuning.held_in import load_protocol
+
     path = Path(path)
     plan = read_plan(path)
     out = Path(out or plan.out)
     check_place(out)
-    rules = protocols.load(protocols.FOLDER / f"{plan.protocol}.yaml")
-    policy = _policy(plan, rules)
+    rules = load_protocol(plan.protocol)
+    policy = _policy(plan)
+    if set(plan.tasks) & set(HELD_IN) and progress:
+        print(f"{plan.teacher.name} by {rules.label}; into {out}", flush=True)
     rows, stats, compared = {}, {}, {}
     for name, task in plan.tasks.items():
         with _stage(name, task, plan, rules) as stage:
+            if name in HELD_IN and progress:
+                said = f"{len(stage.items):>5} {stage.source} in {stage.room.backend.name}"
+                print(f"{name:<9} {said:<36} kept from reward {task.threshold:g}", flush=True)
             records = _play(stage, plan, rules, policy, out, progress)
             if name in HELD_IN:
                 compared[name] = _texts(stage)
@@ -54,9 +62,12 @@ def collect(path: str | Path, out: str | Path | None = None, progress: bool = Tr
         rows[name] = kept(name, records, task.threshold, fresh)
         stats[name] = statistics(records, rows[name], task.threshold)
         if name in HELD_IN:
-            stats[name] |= {"backend": stage.room.backend.name, "items": stage.source}
+            backend = stage.room.backend
+            played_in = backend.label.partition(": ")[0]  # what follows is about the machine
+            stats[name] |= {"backend": backend.name, "played_in": played_in, "items": stage.source}
         _check_lost(name, stats[name], rules)
-    summary = {"teacher": vars(plan.teacher), "seed": plan.seed, "protocol": rules.label, "tasks": stats}
+    teacher = {"kind": "scripted" if isinstance(plan.teacher, Scripted) else "served", **vars(plan.teacher)}
+    summary = {"teacher": teacher, "seed": plan.seed, "protocol": rules.label, "prompts": rules.prompts, "tasks": stats}
     if compared:
         from agenttuning.collect.overlap import overlap
 
@@ -95,20 +106,21 @@ def _stage(name: str, task: Task, plan: Plan, rules: protocols.Protocol) -> _Sta
     if task.data is None:
         items, source = module.items("train", task.items, plan.seed), "practice items"
     else:
-        items, source = module.load(task.data)[: task.items], "items of the user's"
+        items, source = module.load(task.data)[: task.items], "items of your own"
     against = module.load(task.against) if task.against else module.items("test", COMPARED, rules.rules(name).seed)
     place = held.enter_context(module.serve(backend.name, **where))
     return _Stage(place, items, against, prompts, source, held)
 
 
-def _policy(plan: Plan, rules: protocols.Protocol) -> Any:
+def _policy(plan: Plan) -> Any:
     teacher = plan.teacher
     if isinstance(teacher, Scripted):
         from agenttuning.policies.teacher import teacher as scripted
 
         return scripted(teacher.slip, teacher.give_up, teacher.seed)
-    from agenttuning.policies.openai import OpenAIPolicy
+    from agenttuning.policies.openai import OpenAIPolicy, must_answer
 
+    must_answer(teacher.server)
     return OpenAIPolicy(
         teacher.server,
         teacher.model,
@@ -126,12 +138,22 @@ def _play(stage: _Stage, plan: Plan, rules: protocols.Protocol, policy: Any, out
 
     # a scripted teacher plays again in seconds; the replies of a served one cost money
     scripted = isinstance(plan.teacher, Scripted)
-    place = out.with_name(f"{out.name}.episodes")
+    place = episodes_of(out)
     with nullcontext() if scripted else EpisodeStore(place) as store:
-        return play(
-            stage.room, stage.items, policy, rules, stage.prompts,
-            model=plan.teacher.name, seed=plan.seed, store=store, progress=progress,
-        )  # fmt: skip
+        try:
+            return play(
+                stage.room, stage.items, policy, rules, stage.prompts,
+                model=plan.teacher.name, seed=plan.seed, store=store, progress=progress,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if store is not None:
+                print(f"episodes that ended are kept in {place}; the same command goes on there", file=sys.stderr)
+            raise
+
+
+def episodes_of(out: str | Path) -> Path:
+    """Where every episode of a served teacher is kept, also those that the filter refused."""
+    return Path(out).with_name(f"{Path(out).name}.episodes")
 
 
 def _texts(stage: _Stage) -> list[tuple[str, str]]:

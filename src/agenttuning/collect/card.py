@@ -42,23 +42,25 @@ def write(out: Path, rows: dict[str, list[dict]], stats: dict) -> None:
 def card(stats: dict) -> str:
     """The data card of a collection: a Hub dataset card whose table has the columns of the paper's Table 1."""
     tasks = stats["tasks"]
-    files = [line for name in tasks for line in (f"  - split: {name}", f"    path: {name}.jsonl")]
+    files = [
+        line
+        for name, task in tasks.items()
+        if task["rows"]  # the Hub cannot read an empty file
+        for line in (f"  - split: {name}", f"    path: {name}.jsonl")
+    ]
     lines = [f"| {name} | {_cells(task)} |" for name, task in tasks.items()]
     held_in = "overlap" in stats
     return "\n".join(
         [
             "---",
-            "license: apache-2.0",
+            *(["license: apache-2.0"] if _all_ours(stats) else []),
             "language: en",
             "task_categories: [text-generation]",
             "tags: [agents, synthetic]",
-            "configs:",
-            "- config_name: default",
-            "  data_files:",
-            *files,
+            *(["configs:", "- config_name: default", "  data_files:", *files] if files else []),
             "---",
             "",
-            *(HELD_IN_WORDS if held_in else MINIATURE_WORDS),
+            *(_held_in_words(tasks) if held_in else MINIATURE_WORDS),
             "",
             "| task | instructions | kept | avg. turns | ratio |",
             "|---|---|---|---|---|",
@@ -76,6 +78,7 @@ def card(stats: dict) -> str:
             "acknowledgement",
             "of the instruction and true for the agent's own turns. The number in an id is the instruction's.",
             *(_held_in(tasks) + _overlap(stats["overlap"]) if held_in else []),
+            *([] if _all_ours(stats) else ["", *NO_LICENCE]),
             "",
         ]
     )
@@ -87,21 +90,46 @@ MINIATURE_WORDS = (
     "Trajectories of a scripted teacher on small generated tasks, in the record format of AgentInstruct. They",
     "stand in for AgentInstruct where a whole training must fit on a CPU; they are not a part of it.",
 )
-HELD_IN_WORDS = (
-    "# Agent trajectories on AgentInstruct's six tasks",
-    "",
-    "Trajectories of a teacher on training items of the six task families of AgentInstruct, in its record format.",
-    "They are not a part of AgentInstruct.",
+NO_LICENCE = (
+    "No licence is stated: the replies, the instructions or the prompts are not all this program's own. Before you",
+    "publish, see what the terms of the teacher and of the data allow, and add `license:` to the head of this card.",
 )
 
 
+def _all_ours(stats: dict) -> bool:
+    ours = all(task.get("items", "practice items") == "practice items" for task in stats["tasks"].values())
+    return ours and "slip" in stats["teacher"] and stats["prompts"] == "ours"
+
+
+def _held_in_words(tasks: dict[str, dict]) -> list[str]:
+    made = [name for name, task in tasks.items() if task["items"] == "practice items"]
+    names = ", ".join(tasks)
+    words = [
+        "# Agent trajectories in the format of AgentInstruct",
+        "",
+        f"Trajectories of a teacher on instructions of the kinds that AgentInstruct has: {names}.",
+        "They are not a part of AgentInstruct.",
+    ]
+    if made:
+        words[-1] += (
+            f" The instructions of {', '.join(made)} were generated, with the tables, graphs, rooms, shops and pages "
+            "that they speak of; none is from a benchmark."
+        )
+    return words
+
+
 def _teacher(teacher: dict) -> list[str]:
-    if "slip" in teacher:
+    if "slip" not in teacher:
         return [
-            f"The teacher plays the expert's move, but slips with probability {teacher['slip']} and gives up with "
-            f"{teacher['give_up']} at each turn."
+            f"The teacher is {teacher['model']}, asked at temperature {teacher['temperature']:g} for at most "
+            f"{teacher['max_new_tokens']} tokens a turn."
         ]
-    return [f"The teacher is {teacher['model']}, asked at temperature {teacher['temperature']:g}."]
+    if not (teacher["slip"] or teacher["give_up"]):
+        return ["The teacher is a program that plays the expert's moves."]
+    return [
+        "The teacher is a program that plays the expert's move, but slips with probability "
+        f"{teacher['slip']} and gives up with {teacher['give_up']} at each turn."
+    ]
 
 
 def _held_in(tasks: dict[str, dict]) -> list[str]:
@@ -110,7 +138,9 @@ def _held_in(tasks: dict[str, dict]) -> list[str]:
     return [
         *([f"Questions that are asked alone are rows of their own: {', '.join(split)}."] if split else []),
         "",
-        "Played on: " + "; ".join(f"{name}, {one['items']} in {one['backend']}" for name, one in tasks.items()) + ".",
+        "| task | instructions | played in |",
+        "|---|---|---|",
+        *(f"| {name} | {one['items']} | {one['backend']}: {one['played_in']} |" for name, one in tasks.items()),
     ]
 
 
@@ -128,30 +158,43 @@ def overlap_table(overlap: dict[str, dict]) -> list[str]:
 
 
 def _overlap(overlap: dict[str, dict]) -> list[str]:
+    found = same_in(overlap)
     return [
         "",
-        "Overlap with the evaluation items. The same: an item's first observation stands whole in a row. The others by",
-        "the paper's rule (10 equal words, then up to 4 that differ; dirty: more than 80 % of an item's words, clean:",
-        "less than 20 %), which counts what pages and rooms share as well: generated items of one kind are mostly",
-        "dirty by it, and are other items.",
+        "Overlap with evaluation items. The same: an item's first observation stands whole in a row. The others by the",
+        "paper's rule (10 equal words, then up to 4 that differ; dirty: more than 80 % of an item's words, clean: less",
+        "than 20 %). It counts what pages and rooms have in common as well, so that generated items of one kind are",
+        "mostly dirty, and are other items all the same.",
         "",
         *overlap_table(overlap),
+        *(["", f"**Evaluation items are in the rows: {found}**; a model that learned them has no score"] * bool(found)),
     ]
+
+
+def same_in(overlap: dict[str, dict]) -> str:
+    """Which tasks have evaluation items in the rows, e.g. "db 20 of 60"; empty for none."""
+    return ", ".join(f"{name} {one['same']} of {one['items']}" for name, one in overlap.items() if one["same"])
 
 
 def table(folder: str | Path) -> str:
     """What a collection holds, for the terminal: the card's tables from its statistics."""
     stats = json.loads((Path(folder) / STATS).read_text(encoding="utf-8"))
-    lines = [f"{'task':<10}{'instructions':>13}{'kept':>7}{'rows':>7}{'turns':>7}{'ratio':>9}  how episodes ended"]
+    lines = [f"{'task':<10}{'instructions':>13}{'kept':>7}{'rows':>7}{'avg. turns':>12}{'ratio':>9}  how they ended"]
     for name, one in [*stats["tasks"].items(), ("total", stats["total"])]:
         turns = "-" if one["avg_turns"] is None else f"{one['avg_turns']:.2f}"
         ended = ", ".join(f"{kind} {n}" for kind, n in one.get("statuses", {}).items())
-        numbers = f"{one['instructions']:>13,}{one['kept']:>7,}{one['rows']:>7,}{turns:>7}"
+        numbers = f"{one['instructions']:>13,}{one['kept']:>7,}{one['rows']:>7,}{turns:>12}"
         numbers += f"{one['ratio_percent']:>7.1f} %"
         lines.append(f"{name:<10}{numbers}  {ended}".rstrip())
+    if none := [name for name, one in stats["tasks"].items() if not one["kept"]]:
+        lines.append(f"nothing was kept of {', '.join(none)}")
     if "overlap" in stats:
-        same = ", ".join(f"{name} {one['same']} of {one['items']}" for name, one in stats["overlap"].items())
-        lines.append(f"evaluation items that stand whole in a row: {same}")
+        compared = sum(one["items"] for one in stats["overlap"].values())
+        found = same_in(stats["overlap"])
+        lines.append(
+            f"evaluation items that stand whole in a row: {found or f'none of {compared}'}"
+            + ("; do not score a model that learned them there (ids: meta/stats.json)" if found else "")
+        )
     return "\n".join(lines)
 
 

@@ -210,6 +210,20 @@ class OpenAIPolicy:
         return text.replace(self._key, "[key]") if self._key else text
 
 
+def must_answer(base_url: str) -> None:
+    """Raise UserError where nothing listens at `base_url`: a wrong port would else cost minutes of asking again."""
+    url = _checked(base_url)
+    try:
+        httpx.get(f"{url}/models", timeout=10.0, trust_env=not _on_this_machine(urlsplit(url).hostname))
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise UserError(
+            f"no server listens at {url} ({error or type(error).__name__}); every turn would be lost; start it and "
+            "wait until it answers, or check host and port"
+        ) from None
+    except httpx.HTTPError:
+        pass  # something is there; whether it answers questions is seen when it is asked one
+
+
 def _checked(base_url: str) -> str:
     try:
         parts = urlsplit(base_url)

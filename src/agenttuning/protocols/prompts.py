@@ -68,7 +68,17 @@ def _rows(task: str, place: str | Path | None) -> Iterable[object]:
             )
         place = file
     wanted = (lambda split: True) if place is not None else (lambda split: split == task)
-    return [row for split, row in read(card, place) if wanted(split)]
+    try:
+        return [row for split, row in read(card, place) if wanted(split)]
+    except UserError as error:
+        if place is not None:
+            raise
+        seen = str(error).partition("; ")[0]
+        raise UserError(
+            f"{seen}; it holds the prompt of {task}, without which nothing is played; connect, give its rows or a "
+            "checkout of AgentBench as --prompts PATH (`prompts:` in a collection file), or play by the protocol "
+            "practice, whose prompts are our own"
+        ) from None
 
 
 def _opening(task: str, row: object) -> tuple[tuple[tuple[bool, str], ...], str] | None:

@@ -73,7 +73,7 @@ def nearest(key: str, known: typing.Iterable[str]) -> str:
     """The closest known key, as a clause for an error message."""
     known = sorted(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known[:40])}"
+    return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known[:40])}"
 
 
 def refuse_unknown(key: str, known: typing.Iterable[str], where: str) -> typing.NoReturn:

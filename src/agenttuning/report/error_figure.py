@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from agenttuning.episodes.store import FILE
 from agenttuning.errors import UserError
 from agenttuning.scoring import errors, intervals, published, scores
 
+log = logging.getLogger(__name__)
 # Panels of the figure: title, our tasks, and its bars as our kinds.
 PANELS = {
     "alfworld_webshop": (
@@ -101,9 +103,13 @@ def read(label: str, folder: Path) -> Ours:
     result.
     """
     entries = indexed.read(folder).entries
-    scored = [entry for entry in entries if not entry.lost]
-    if not scored:
+    if all(entry.lost for entry in entries):
         raise UserError(f"{folder} holds no result of a model ({len(entries)} lost to infrastructure); play it first")
+    return _newest(label, entries)
+
+
+def _newest(label: str, entries: list[Entry]) -> Ours:
+    scored = [entry for entry in entries if not entry.lost]
     written = {path: path.stat().st_mtime for path in {entry.path for entry in scored}}
     newest = max(scored, key=lambda entry: (written[entry.path], entry.line))
     same = [entry for entry in entries if (entry.model, entry.protocol) == (newest.model, newest.protocol)]
@@ -130,16 +136,26 @@ def _benchmark(path: Path, task: str, newest: Entry) -> bool:
 
 
 def find(run_dir: Path) -> list[Ours]:
-    """What evaluations left in a run's folder: eval/LABEL (`eval`) and eval/LABEL/held-in/PROTOCOL (`eval-held-in`)."""
-    found = []
+    """What evaluations left in a run's folder: eval/LABEL (`eval`) and eval/LABEL/held-in/PROTOCOL (`eval-held-in`).
+    One that holds no result (its server was down) is left out with a warning.
+    """
+    found: list[Ours] = []
     labels = sorted((path for path in run_dir.glob("eval/*")), key=lambda path: (path.name not in FIRST, path.name))
     for place in labels:
         if (place / FILE).is_file():
-            found.append(read(place.name, place))
+            found += _readable(place.name, place)
         for protocol in sorted(place.glob("held-in/*")):
             if any(protocol.glob(f"*/{FILE}")):
-                found.append(read(f"{place.name}, {protocol.name}", protocol))
+                found += _readable(f"{place.name}, {protocol.name}", protocol)
     return found
+
+
+def _readable(label: str, folder: Path) -> list[Ours]:
+    entries = indexed.read(folder).entries
+    if all(entry.lost for entry in entries):
+        log.warning("left out: %s holds no result of a model, %d lost to infrastructure", folder, len(entries))
+        return []
+    return [_newest(label, entries)]
 
 
 def panels(ours: list[Ours]) -> list[Panel]:
@@ -162,7 +178,8 @@ def panels(ours: list[Ours]) -> list[Panel]:
         for one in ours:
             benchmark_episodes, practice_episodes = one.of(tasks)
             _add(beside, one, benchmark_episodes, tasks)
-            _add(alone, one, practice_episodes, tasks)
+            for suffix, group in _by_items(practice_episodes):
+                _add(alone, one, group, tasks, suffix)
         found.append(beside)
         practice += [alone] if alone.series else []
     rest = [(one, entry) for one in ours for entry in sum(one.of(played - in_figure), [])]
@@ -179,11 +196,21 @@ def _empty(title: str, rules: dict[str, str]) -> Panel:
     return Panel(title, rules, bars={kind: [] for kind in rules})
 
 
-def _add(panel: Panel, one: Ours, entries: list[Entry], tasks: tuple[str, ...]) -> None:
+def _by_items(entries: list[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Practice items and items of the benchmark apart: one bar over both would be of neither."""
+    parts: dict[bool, list[Entry]] = {True: [], False: []}
+    for entry in entries:
+        parts[entry.path.parent.name.startswith("practice-")].append(entry)
+    if not all(parts.values()):
+        return [("", entries)]
+    return [(", practice items", parts[True]), (", the benchmark's items", parts[False])]
+
+
+def _add(panel: Panel, one: Ours, entries: list[Entry], tasks: tuple[str, ...], suffix: str = "") -> None:
     n = len(entries)
     if not n:
         return
-    panel.series.append(Series(f"ours, {one.name}", True, n, _note(entries, tasks, one)))
+    panel.series.append(Series(f"ours, {one.name}{suffix}", True, n, _note(entries, tasks, one)))
     for kind, bars in panel.bars.items():
         count = sum(kind in entry.kinds for entry in entries)
         bars.append(Bar(count / n, count, *intervals.wilson(count, n)))

@@ -138,7 +138,7 @@ def missing(name: str = EMBEDDED.name, **where: object) -> list[Missing]:
     if backend.name == "subset":
         path = where.get("graph")
         if path is None or not Path(str(path)).is_file():
-            what = "a part of Freebase in a file, given as `graph`" if path is None else f"the file {path}"
+            what = "a part of Freebase in a file (--env kg.graph=FILE)" if path is None else f"the file {path}"
             lacking.append(Missing(what, "python -m agenttuning.environments.kg.subset --help"))
         lacking += ontology.missing(where.get("checkout"))
     elif where.get("checkout") is not None:

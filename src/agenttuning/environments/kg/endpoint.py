@@ -23,7 +23,7 @@ TIMEOUT_S = 60.0  # of one query, whole; not stated; we chose: the original wait
 MAX_BYTES = 64 * 1024 * 1024
 RETRIES = 3
 WAIT_S = 0.5
-START = "Install Virtuoso, load Freebase (github.com/dki-lab/Freebase-Setup), start it, and give its address as `url`"
+START = "start Virtuoso with Freebase (github.com/dki-lab/Freebase-Setup), and --env kg.url=http://HOST:PORT/sparql"
 
 _COSTLY = ("S1T00", "exceeds the limit", "S1TAT")  # Virtuoso: timed out, the estimate is too high, given up midway
 _RESULT = "application/sparql-results+json"

@@ -15,7 +15,7 @@ FOLDERS = (  # of AgentBench v0.2, of AgentBench before it, of AgentTuning
     "AgentBench.old/src/tasks/knowledgegraph/ontology",
 )
 FILES = ("vocab.json", "fb_roles")
-CLONE = "git clone https://github.com/THUDM/AgentBench, and give its folder as `checkout`"
+CLONE = "git clone https://github.com/THUDM/AgentBench, and --env kg.checkout=FOLDER"
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def missing(backend: str, data_std: str | None = None) -> list[Missing]:
     chosen = backend_of(NAME, BACKENDS, backend)
     lacking = [] if find_spec("lxml") else [Missing("lxml", "pip install 'agenttuning[eval]'")]
     if chosen is AGENTBENCH and (data_std is None or not Path(data_std).is_dir()):
-        what = "AgentBench's list of steps, given as `data_std`" if data_std is None else f"the folder {data_std}"
+        what = "AgentBench's list of steps (--env mind2web.data_std=FOLDER)"
+        what = what if data_std is None else f"the folder {data_std}"
         lacking.append(Missing(what, "docker cp CONTAINER-OF-AGENTBENCH-MIND2WEB:/root/work/data/data_std ."))
     return lacking
 
