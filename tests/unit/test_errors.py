@@ -204,6 +204,27 @@ def test_practice_is_told_from_the_benchmark_that_was_played_too(tmp_path) -> No
     assert (len(one.benchmark), len(one.practice)) == (5, 1)
 
 
+def test_practice_items_and_a_part_of_the_benchmark_share_no_bar(tmp_path) -> None:
+    evaluated(tmp_path, "kg", *(record("kg", f"kg-dev_{n}", *said("f(x)", "f(x)")) for n in range(4)),
+              name="kg-dev.embedded", why_not="a part")  # fmt: skip
+    evaluated(tmp_path, "kg", *(record("kg", f"kg_test_{n}", *said("f(x)")) for n in range(3)),
+              name="practice-kg.embedded", why_not="practice")  # fmt: skip
+    [_, alone] = error_figure.panels([error_figure.read("x", tmp_path)])
+    assert [(one.name, one.n) for one in alone.series] == [
+        ("ours, x, practice items", 3), ("ours, x, the benchmark's items", 4),
+    ]  # fmt: skip
+    assert [bar.count for bar in alone.bars["function_repetition"]] == [0, 4]
+
+
+def test_an_evaluation_that_was_all_lost_is_left_out_and_told(tmp_path, recipe, capsys, caplog) -> None:
+    run = tmp_path / "run/eval"
+    gone = record("kg", "k", status="agent_error", reward=None, error="refused")
+    evaluated(run / "served-a/held-in/paper-text", "kg", gone)
+    evaluated(run / "served-b/held-in/paper-text", "kg", record("kg", "k", *said("f(x)")))
+    assert [one.name for one in error_figure.find(recipe.run_dir)] == ["served-b, paper-text"]
+    assert "served-a/held-in/paper-text holds no result of a model, 1 lost" in caplog.text
+
+
 def test_a_task_that_the_figure_lacks_has_a_panel_of_its_own(tmp_path, recipe, capsys) -> None:
     folder = stored(tmp_path / "mine", *(record("shop", f"s{n}", *said("buy")) for n in range(4)))
     error_page.errors(recipe, folder)

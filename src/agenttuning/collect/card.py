@@ -111,10 +111,11 @@ def _held_in_words(tasks: dict[str, dict]) -> list[str]:
         "They are not a part of AgentInstruct.",
     ]
     if made:
-        words[-1] += (
-            f" The instructions of {', '.join(made)} were generated, with the tables, graphs, rooms, shops and pages "
-            "that they speak of; none is from a benchmark."
-        )
+        words += [
+            f"The instructions {'' if made == list(tasks) else 'of ' + ', '.join(made) + ' '}were generated, with the "
+            "tables, graphs, rooms, shops and pages",
+            "that they speak of; none is from a benchmark.",
+        ]
     return words
 
 
