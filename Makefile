@@ -3,36 +3,37 @@
 #   13b-lora, 13b-qlora  .../sft-lora.yaml     ablation-agent-only  recipes/ablations/agent-only.yaml
 # Needs git, make and Python 3.11 (PYTHON=python3.12 for another).
 #
-## make quickstart     the whole method on a CPU, in minutes: base, collect, train, eval, report
+## make quickstart             the whole method on a CPU, in minutes: base, collect, train, eval, report
 ##
-## make plan-13b       batch, memory, tokens, hours, cost of AgentLM-13B; starts nothing
-## make data-13b       draw, convert and tokenise its mixture
-## make show-data-13b  print a few conversations with the trained tokens marked; a page of hundreds
-## make push-data-13b  upload the built data with its card to the Hub (publish.hub_dataset_id); ARGS=--dry sends nothing
-## make decontaminate-13b  find test examples in the training data; ARGS='--against mmlu --against gsm8k=FILE'
-## make train-13b      fine-tune; DRY=1 prints the plan and stops
-## make slurm-13b      the same as a Slurm job (slurm/README.md); SBATCH='--nodes=2' passes options to sbatch
-## make jobs-13b       the same on Hugging Face Jobs (jobs/README.md); BUCKET=you/runs keeps the results
-## make eval-13b       play the tasks and take the general tests
-## make eval-held-in-13b  play the paper's six held-in tasks; ARGS='--data db=FILE --server URL' (docs/held-in.md)
-## make compare-13b    its scores beside the published ones
-## make report-13b     write its results page
-## make errors-13b     the paper's error figure with its own bars beside it (docs/looking.md looks at episodes)
-## make export-13b     the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
+## make plan-13b               batch, memory, tokens, hours, cost of AgentLM-13B; starts nothing
+## make data-13b               draw, convert and tokenise its mixture
+## make show-data-13b          print a few conversations with the trained tokens marked; a page of hundreds
+## make push-data-13b          the built data and its card to the Hub (publish.hub_dataset_id); ARGS=--dry sends nothing
+## make decontaminate-13b      find test examples in the training data; ARGS='--against mmlu --against gsm8k=FILE'
+## make train-13b              fine-tune; DRY=1 prints the plan and stops
+## make slurm-13b              the same as a Slurm job (slurm/README.md); SBATCH='--nodes=2' passes options to sbatch
+## make jobs-13b               the same on Hugging Face Jobs (jobs/README.md); BUCKET=you/runs keeps the results
+## make eval-13b               play the tasks and take the general tests
+## make eval-held-in-13b       play the paper's six held-in tasks; ARGS='--data db=FILE --server URL' (docs/held-in.md)
+## make compare-13b            its scores beside the published ones
+## make report-13b             write its results page
+## make errors-13b             the paper's error figure with its own bars beside it (docs/looking.md)
+## make export-13b             the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
 ##
 ## NAME: 7b 13b 70b tiny, 7b-lora 7b-qlora (13b, 70b, too), ablation-agent-only (any file of recipes/ablations),
 ##       modern-qwen3-8b modern-llama-3.1-8b modern-smollm3-3b modern-qwen3-30b-a3b
 ##
-## make base-tiny      the tiny base model of the CPU twin   make collect-miniature  its trajectories
-## make collect-tiny   a scripted teacher plays practice items of all six tasks; the rewarded ones are kept
-## make export-tools   AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
-## make ablation-tiny  agent-only, general-only and mixed from one base, on the CPU
+## make base-tiny              the tiny base model of the CPU twin
+## make collect-miniature      trajectories of the CPU twin's three small worlds
+## make collect-tiny           a scripted teacher plays practice items of all six tasks; what it wins is kept (recipes/collect)
+## make export-tools           AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
+## make ablation-tiny          agent-only, general-only and mixed from one base, on the CPU
 ##
-## make bench-train    one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
+## make bench-train            one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
 ##
-## make system-packages  Debian packages of the sandbox and of MariaDB (evaluation/system-packages.txt); as root or with sudo
-## make doctor         which environments would run here, what is missing, and the command that supplies it
-## make test           all tests           make lint   ruff           make clean   remove caches (not runs/, not .venv)
+## make system-packages        Debian packages of sandbox and MariaDB (evaluation/system-packages.txt); root or sudo
+## make doctor                 which environments would run here, what is missing, and the command that supplies it
+## make test                   all tests; make lint: ruff; make clean: remove caches (not runs/, not .venv)
 ##
 ## ARGS='learning_rate=1e-5 --data agentinstruct=rows.jsonl' passes overrides and local data to any VERB-NAME.
 ## VENV=path READY= uses an environment that you made yourself.
