@@ -25,7 +25,7 @@
 ##
 ## make base-tiny              the tiny base model of the CPU twin
 ## make collect-miniature      trajectories of the CPU twin's three small worlds
-## make collect-tiny           a scripted teacher plays practice items of all six tasks; what it wins is kept (recipes/collect)
+## make collect-tiny           a scripted teacher plays practice items of all six tasks; what it wins is kept
 ## make export-tools           AgentInstruct as native tool calls with JSON schemas, into OUT=runs/agentinstruct-tools
 ## make ablation-tiny          agent-only, general-only and mixed from one base, on the CPU
 ##

@@ -13,6 +13,7 @@ from agenttuning import cli
 from agenttuning.collect import STATS, collect, episodes_of
 from agenttuning.collect.plan import read_plan
 from agenttuning.data.convert import convert
+from agenttuning.data.defects import find
 from agenttuning.environments import HELD_IN, webshop
 from agenttuning.errors import UserError
 from agenttuning.policies.serve import serve
@@ -63,6 +64,14 @@ def test_rows_card_and_table_of_a_scripted_teacher(tmp_path, capsys) -> None:
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith(f"by practice@1; into {out}") and said[1].startswith("kg           12 practice items in ")
     assert "evaluation items that stand whole in a row: none of 400" in said and said[-1] == f"written: {out}"
+
+
+def test_the_experts_thought_about_a_page_names_what_is_on_it(tmp_path) -> None:
+    """`data` would else list half of these rows as answers to another page's question."""
+    plan = {"teacher": {"slip": 0.0, "give_up": 0.0, "seed": 0}, "tasks": {"mind2web": PLAN["tasks"]["mind2web"]}}
+    found = rows(collect(write(tmp_path, **plan), progress=False), "mind2web")
+    assert len(found) > 12
+    assert [find(convert(row, "agentinstruct", "mind2web")["messages"]) for row in found] == [[]] * len(found)
 
 
 def test_evaluation_items_in_the_rows_are_said_loudly(tmp_path, capsys, monkeypatch) -> None:

@@ -165,10 +165,13 @@ class Environment:
         Of several right elements the first on the page. With six candidates, of which the right one is asked last, this
         loses: once all five are turned down the original stops without asking about the sixth.
         """
-        for letter, element in zip(self.question.letters[1:], self.question.choices, strict=False):
+        question = self.question
+        offered = question.text.rpartition("A. None of the above\n")[2].split("\n")
+        for letter, element, choice in zip(question.letters[1:], question.choices, offered, strict=False):
             if element in self.positive:
                 operation, _, value = self.gold.partition(" ")
-                thought = f"the next step is to {operation.lower()} {value}".rstrip() + "."
+                # named, so that what is trained on it holds a reason that the page bears out
+                thought = f"the next step is {choice[3:]}: {operation.lower()} {value}".rstrip() + "."
                 return Move(thought, write_answer(Answer(letter, operation, value)))
         return Move("none of these elements is the next step.", write_answer(Answer("A")))
 
