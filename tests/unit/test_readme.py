@@ -17,7 +17,7 @@ from agenttuning.recipe.schema import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("recipes/**/README.md"))]
 PAGES += [REPOSITORY / folder / "README.md" for folder in ("accelerate_configs", "jobs", "slurm")]
-PAGES += [REPOSITORY / "docs" / name for name in ("checkpoints.md", "export.md")]
+PAGES += [REPOSITORY / "docs" / name for name in ("checkpoints.md", "export.md", "held-in.md")]
 PAGES.remove(REPOSITORY / "recipes" / "ablations" / "README.md")  # its shell loop is run by test_recipe.py
 SHELL = ("git clone", "cd ")
 
@@ -54,7 +54,7 @@ def test_command(page, line):
         printed = re.sub(r"\\\n", " ", done.stdout)
         runs = re.findall(r"-m agenttuning (.*)", printed)
         runs += [f"train {rest}" for rest in re.findall(r"(?:sbatch.* slurm/train.slurm|jobs/train.sh) (.*)", printed)]
-        if not runs and re.search(r"test|lint|clean|^make$", line):
+        if not runs and re.search(r"test|lint|clean|^make$|system-packages", line):
             return
     else:
         assert line.startswith("agenttuning "), f"{page}: {line} is no command that this test knows"
@@ -65,10 +65,11 @@ def test_command(page, line):
         if verb in ("--help", "VERB"):
             continue
         assert verb in cli.VERBS, f"{page}: {line}"
-        cli.parse(verb, words)
-        if verb == "export-tools":  # its first word is the folder that it makes
+        arguments = vars(cli.parse(verb, words))
+        if (named := arguments.get("recipe") or arguments.get("path")) is None:  # doctor; export-tools makes its folder
+            assert verb in ("doctor", "export-tools")
             continue
-        target = REPOSITORY / words[0]
-        assert target.exists(), f"{page}: {line}: no {words[0]}"
-        if verb not in ("collect", "base", "quickstart", "ablation"):
-            load(target, [word for word in words[1:] if re.match(r"[a-z_.]+=", word)])
+        target = REPOSITORY / named
+        assert target.exists(), f"{page}: {line}: no {named}"
+        if "recipe" in arguments:
+            load(target, [word for word in arguments["overrides"] if "=" in word])
