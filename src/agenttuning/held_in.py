@@ -2,8 +2,8 @@
 
 <run directory>/eval/LABEL/held-in/PROTOCOL/ gets scores.json, and a folder for each task, backend and set of items with
 every episode (episodes.jsonl). A task that was begun is gone on with. A score bears the benchmark's name only where the
-items are the benchmark's own, all of them, and the backend is one whose scores may be set beside the paper's; any other
-bears the name of its items and of its backend.
+items are the benchmark's own, all of them, the backend is one whose scores may be set beside the paper's, and model and
+reply met the paper's prompt and rules; any other bears the name of its items and of its backend.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import protocols, run_record
-from agenttuning.environments import HELD_IN, Backend, Room, backend_of, held_in
+from agenttuning.environments import HELD_IN, Backend, Room, backend_of, benchmark_items, held_in
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
 from agenttuning.protocols.prompts import load as load_prompts
+from agenttuning.protocols.prompts import not_the_papers
 from agenttuning.recipe.keys import nearest
 from agenttuning.scoring import scores
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 GROUP = "held_in"
+PAPER = ("paper-text", "paper-code")  # the protocols whose scores may be set beside the paper's
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Stage:
     practice: bool
     prompts: Prompts
     wanted: int  # items of the benchmark
+    protocol: protocols.Protocol
 
     @property
     def backend(self) -> Backend:
@@ -62,7 +65,11 @@ class Stage:
             return f"backend {self.backend.name}: {self.backend.label}"
         if len(self.items) != self.wanted:
             return f"{len(self.items)} items, and the benchmark has {self.wanted}"
-        return None
+        if other := benchmark_items.differ(self.task, self.items):
+            return other
+        if not _is_the_papers(self.protocol):
+            return f"protocol {self.protocol.label} is not the paper's"
+        return not_the_papers(self.task, self.prompts(self.items[0]))
 
     @property
     def name(self) -> str:
@@ -120,6 +127,11 @@ def _held_in_mean(tasks: dict[str, dict]) -> dict:
     mean = scores.group({name: entry for name, entry in tasks.items() if name in HELD_IN}, GROUP)
     # a mean over some of the six is not the paper's
     return mean if set(HELD_IN) <= set(tasks) else {**mean, "score": None, "interval": None}
+
+
+def _is_the_papers(rules: protocols.Protocol) -> bool:
+    """Whether these are the rules that this repository keeps for the paper's scores, value for value."""
+    return rules.name in PAPER and rules == protocols.load(protocols.FOLDER / f"{rules.name}.yaml")
 
 
 def load_protocol(name: str) -> protocols.Protocol:
@@ -206,7 +218,7 @@ def _stage(
     texts = import_module(f"agenttuning.protocols.{told.format}")
     opening = own(texts) if rules.prompts == "ours" else load_prompts(task, prompts)
     room = held.enter_context(module.serve(backend.name, **where))
-    return Stage(task, module, room, where, items, data is None, opening, told.n)
+    return Stage(task, module, room, where, items, data is None, opening, told.n, rules)
 
 
 def announcement(stages: list[Stage], rules: protocols.Protocol, folder: Path, model: str) -> str:

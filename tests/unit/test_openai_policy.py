@@ -54,6 +54,7 @@ def test_what_is_sent() -> None:
     more = policy(truncate_prompt_tokens=3968, temperature=0.7, system_prompt="Be brief.", seed=1).payload(turn())
     assert (more["truncate_prompt_tokens"], more["truncation_side"], more["temperature"]) == (3968, "left", 0.7)
     assert more["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert more["top_p"] == 1.0, "the server's default may be the model's own"
 
 
 def test_the_seed_is_that_of_seed_item_and_turn() -> None:

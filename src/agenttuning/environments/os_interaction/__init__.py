@@ -33,7 +33,7 @@ __all__ = ["BACKENDS", "BENCHMARK", "NAME", "Environment", "items", "load", "mis
 NAME = "os"
 BENCHMARK = "AgentBench os_interaction"
 BACKENDS = (
-    Backend("docker", "AgentBench's docker images", comparable=True),
+    Backend("docker", "AgentBench's docker images, without the network that they had", comparable=True),
     Backend("sandbox", "bubblewrap sandbox on a Debian root file system", comparable=False),
 )
 MAX_SLOTS = 64  # a machine in use has five processes and 3 MB of its own; it may use 512 MB
