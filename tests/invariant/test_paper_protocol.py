@@ -25,6 +25,7 @@ from agenttuning.environments.webshop.reward import guessed_nouns
 from agenttuning.episodes import status
 from agenttuning.episodes.runner import play
 from agenttuning.protocols import prompts
+from agenttuning.protocols.history import count_segments
 from helpers import agentbench_checkout, alfworld_game, db_items
 
 PAPER = protocols.load(protocols.FOLDER / "paper-text.yaml")
@@ -185,6 +186,7 @@ def test_the_oldest_messages_give_way_to_a_notice_even_the_task_itself(played) -
     """agent.py, filter_messages. Segments by hand: the first message 6, an output of 800 digits 806, `Act: bash` 3. Six
     and four exchanges are 3,242; the fifth output makes 4,048, so at the eighth turn 10 of 19 messages are left out.
     """
+    assert [count_segments(text) for text in ("abcdefg", "abcdefgh", "a1b", "\n ", "a-\tb")] == [1, 2, 3, 0, 4]
     machine = Machine(["1" * 800] * 8, right="None")
     shown, _ = played("os", on(machine), OS_ITEM, *["Act: bash"] * 8)
     output = "The output of the OS:\n\n" + "1" * 800
@@ -350,6 +352,7 @@ def test_alfworld_is_shown_what_alfworld_shows(played) -> None:
         ("Action: heat it", "Nothing happens."),  # no ACTION: the whole reply, like no command
         ("", "Nothing happens."),
         ("ACTION: Take Egg 1 From Table 1", "You pick up the egg 1 from the table 1."),
+        ("ACTION: GO TO SINKBASIN 1", "On the sinkbasin 1, you see nothing."),
         ("ACTION: please go to microwave", "The microwave 1 is closed."),  # BLEU
         ("ACTION: heat egg 1 with microwave 1\nACTION: look", "You heat the egg 1 using the microwave 1."),
         ("go to table 1", "On the table 1, you see a mug 1, and a window 1."),
