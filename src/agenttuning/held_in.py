@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttuning import protocols, run_record
 from agenttuning.environments import HELD_IN, Backend, Room, backend_of, benchmark_items, held_in
+from agenttuning.episodes import status
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
 from agenttuning.protocols.prompts import load as load_prompts
@@ -73,9 +74,12 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """What the score is reported as."""
-        if self.why_not is None:
-            return self.task
+        """What the score is to be reported as."""
+        return self.task if self.why_not is None else self.other_name
+
+    @property
+    def other_name(self) -> str:
+        """What a score is reported as that is not the benchmark's."""
         group = f"practice-{self.task}" if self.practice else self.items[0]["id"].rpartition("_")[0]
         return f"{group}.{self.backend.name}"
 
@@ -115,7 +119,12 @@ def evaluate_held_in(
         policy, found = make_policy(rules), _kept(folder, rules, model)
         for stage in stages:
             records = play_stage(stage, rules, policy, folder, model)
-            found["tasks"][stage.name] = _entry(stage, records, rules)
+            entry = _entry(stage, records, rules)
+            name, stale = stage.name, None
+            if entry["not_comparable"] and name == stage.task:
+                name, stale = stage.other_name, name
+            found["tasks"].pop(stale, None)
+            found["tasks"][name] = entry
             found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
             found["notes"] = _notes(recipe, label)
             scores.write(found, folder)
@@ -233,14 +242,18 @@ def announcement(stages: list[Stage], rules: protocols.Protocol, folder: Path, m
 
 
 def _entry(stage: Stage, records: list[dict], rules: protocols.Protocol) -> dict:
-    entry = scores.score_task(records, rules)
+    entry, why_not = scores.score_task(records, rules), stage.why_not
+    uncut = entry["statuses"].get(status.CONTEXT_LIMIT, 0)
+    if why_not is None and uncut and rules.decoding.truncate_prompt_tokens:
+        # the paper's server cut them and the episodes went on; here they count as lost games
+        why_not = f"the prompts of {uncut} episodes were too long for the model's server, which does not cut them"
     prompt = {record["prompt"] for record in records if record["prompt"]}
     return {
         **entry,
         "asked": len(stage.items),
         "task": stage.task,
         "benchmark": stage.module.BENCHMARK,
-        "not_comparable": stage.why_not,
+        "not_comparable": why_not,
         "backend": {"name": stage.backend.name, "label": stage.backend.label},
         "prompts": {"source": stage.prompts(stage.items[0]).source, "digests": sorted(prompt)},
         "items_sha256": _digest(stage.items),

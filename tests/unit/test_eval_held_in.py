@@ -16,6 +16,7 @@ from agenttuning.episodes.store import read
 from agenttuning.errors import UserError
 from agenttuning.held_in import Stage, choose_backend, evaluate_held_in
 from agenttuning.players import player
+from agenttuning.policies import ContextLimit
 from agenttuning.policies.expert import expert
 from agenttuning.policies.serve import serve
 from agenttuning.protocols.messages import Prompt
@@ -116,6 +117,27 @@ def test_only_the_papers_prompt_and_rules_give_a_score_its_name(name, two, tmp_p
     assert "not the paper's" in stage(protocol=held_in.load_protocol(str(file))).why_not
     file.write_text(text)
     assert stage(protocol=held_in.load_protocol(str(file))).why_not is None
+
+
+def test_a_server_that_does_not_cut_long_prompts_gives_no_score_of_the_benchmark(two) -> None:
+    """The paper's server cut them; one that refuses them would have episodes lost that go on there."""
+    rules = held_in.load_protocol("paper-text")
+    record = {"task": "db", "status": "completed", "reward": 1.0, "metrics": {"category": "SELECT"}, "steps": [],
+              "messages": [], "last": None, "prompt": "x", "turns": 1}  # fmt: skip
+    made = stage()
+    records = [{**record, "item": item["id"]} for item in made.items]
+    assert held_in._entry(made, records, rules)["not_comparable"] is None
+    records[0] |= {"status": "context_limit", "reward": 0.0}
+    assert "the prompts of 1 episodes were too long" in held_in._entry(made, records, rules)["not_comparable"]
+
+
+def test_such_a_score_goes_by_its_other_name(run, monkeypatch) -> None:
+    assert held_in.load_protocol("practice").decoding.truncate_prompt_tokens
+    monkeypatch.setattr(Stage, "why_not", None)
+    assert list(judge(run, tasks=["kg"])["tasks"]) == ["kg"]
+    refused = lambda turns: [ContextLimit(5000, 4096) for _ in turns]  # noqa: E731
+    found = judge(run, policy=refused, tasks=["kg"], most=2)  # other items: played anew
+    assert list(found["tasks"]) == ["practice-kg.embedded"], "and the earlier kg is gone"
 
 
 @pytest.mark.parametrize("task", HELD_IN)
