@@ -50,5 +50,6 @@ def _around() -> list[str]:
         "An option of a backend is given as --env TASK.OPTION=VALUE, e.g. --env kg.url=http://127.0.0.1:8890/sparql.",
         "prompts   of paper-text and paper-code: AgentInstruct on the Hub, or --prompts its rows, or a checkout",
         "          of AgentBench (git clone https://github.com/THUDM/AgentBench && git -C AgentBench checkout f36853f)",
+        "          alfworld's, webshop's and mind2web's demonstrations, which the paper showed, are in the latter only",
     ]
 

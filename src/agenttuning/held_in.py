@@ -2,8 +2,8 @@
 
 <run directory>/eval/LABEL/held-in/PROTOCOL/ gets scores.json, and a folder for each task, backend and set of items with
 every episode (episodes.jsonl). A task that was begun is gone on with. A score bears the benchmark's name only where the
-items are the benchmark's own, all of them, and the backend is one whose scores may be set beside the paper's; any other
-bears the name of its items and of its backend.
+items are the benchmark's own, all of them, the backend is one whose scores may be set beside the paper's, and model and
+reply met the paper's prompt and rules; any other bears the name of its items and of its backend.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import protocols, run_record
-from agenttuning.environments import HELD_IN, Backend, Room, backend_of, held_in
+from agenttuning.environments import HELD_IN, Backend, Room, backend_of, benchmark_items, held_in
+from agenttuning.episodes import status
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
 from agenttuning.protocols.prompts import load as load_prompts
+from agenttuning.protocols.prompts import not_the_papers
 from agenttuning.recipe.keys import nearest
 from agenttuning.scoring import scores
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 GROUP = "held_in"
+PAPER = ("paper-text", "paper-code")  # the protocols whose scores may be set beside the paper's
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Stage:
     practice: bool
     prompts: Prompts
     wanted: int  # items of the benchmark
+    protocol: protocols.Protocol
 
     @property
     def backend(self) -> Backend:
@@ -63,13 +67,20 @@ class Stage:
             return f"backend {self.backend.name}: {self.backend.label}"
         if len(self.items) != self.wanted:
             return f"{len(self.items)} items, and the benchmark has {self.wanted}"
-        return None
+        if other := benchmark_items.differ(self.task, self.items):
+            return other
+        if not _is_the_papers(self.protocol):
+            return f"protocol {self.protocol.label} is not the paper's"
+        return not_the_papers(self.task, self.prompts(self.items[0]))
 
     @property
     def name(self) -> str:
-        """What the score is reported as."""
-        if self.why_not is None:
-            return self.task
+        """What the score is to be reported as."""
+        return self.task if self.why_not is None else self.other_name
+
+    @property
+    def other_name(self) -> str:
+        """What a score is reported as that is not the benchmark's."""
         group = f"practice-{self.task}" if self.practice else self.items[0]["id"].rpartition("_")[0]
         return f"{group}.{self.backend.name}"
 
@@ -107,18 +118,23 @@ def evaluate_held_in(
             for task in chosen
         ]  # fmt: skip
         print(announcement(stages, rules, folder, model), flush=True)
-        policy, found = make_policy(rules), _kept(folder, rules, model)
+        policy, found, played = make_policy(rules), _kept(folder, rules, model), []
         for stage in stages:
             try:
                 records = play_stage(stage, rules, policy, folder, model)
             except KeyboardInterrupt:
                 print(f"episodes that ended are kept in {folder}; the same command goes on there", file=sys.stderr)
                 raise
-            found["tasks"][stage.name] = _entry(stage, records, rules)
+            entry = _entry(stage, records, rules)
+            name, stale = stage.name, None
+            if entry["not_comparable"] and name == stage.task:
+                name, stale = stage.other_name, name
+            found["tasks"].pop(stale, None)
+            found["tasks"][name] = entry
+            played.append(name)
             found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
             found["notes"] = _notes(recipe, label)
             scores.write(found, folder)
-    played = [stage.name for stage in stages]
     print(summary(found, played), f"written: {folder}", flush=True, sep="\n")
     if void := [name for name in played if found["tasks"][name]["void"]]:
         raise UserError(
@@ -132,6 +148,11 @@ def _held_in_mean(tasks: dict[str, dict]) -> dict:
     mean = scores.group({name: entry for name, entry in tasks.items() if name in HELD_IN}, GROUP)
     # a mean over some of the six is not the paper's
     return mean if set(HELD_IN) <= set(tasks) else {**mean, "score": None, "interval": None}
+
+
+def _is_the_papers(rules: protocols.Protocol) -> bool:
+    """Whether these are the rules that this repository keeps for the paper's scores, value for value."""
+    return rules.name in PAPER and rules == protocols.load(protocols.FOLDER / f"{rules.name}.yaml")
 
 
 def load_protocol(name: str) -> protocols.Protocol:
@@ -218,7 +239,7 @@ def _stage(
     texts = import_module(f"agenttuning.protocols.{told.format}")
     opening = own(texts) if rules.prompts == "ours" else load_prompts(task, prompts)
     room = held.enter_context(module.serve(backend.name, **where))
-    return Stage(task, module, room, where, items, data is None, opening, told.n)
+    return Stage(task, module, room, where, items, data is None, opening, told.n, rules)
 
 
 def announcement(stages: list[Stage], rules: protocols.Protocol, folder: Path, model: str) -> str:
@@ -242,14 +263,18 @@ def _no_scores(found: Iterable[tuple[str, str | None]]) -> list[str]:
 
 
 def _entry(stage: Stage, records: list[dict], rules: protocols.Protocol) -> dict:
-    entry = scores.score_task(records, rules)
+    entry, why_not = scores.score_task(records, rules), stage.why_not
+    uncut = entry["statuses"].get(status.CONTEXT_LIMIT, 0)
+    if why_not is None and uncut and rules.decoding.truncate_prompt_tokens:
+        # the paper's server cut them and the episodes went on; here they count as lost games
+        why_not = f"the prompts of {uncut} episodes were too long for the model's server, which does not cut them"
     prompt = {record["prompt"] for record in records if record["prompt"]}
     return {
         **entry,
         "asked": len(stage.items),
         "task": stage.task,
         "benchmark": stage.module.BENCHMARK,
-        "not_comparable": stage.why_not,
+        "not_comparable": why_not,
         "backend": {"name": stage.backend.name, "label": stage.backend.label},
         "prompts": {"source": stage.prompts(stage.items[0]).source, "digests": sorted(prompt)},
         "items_sha256": _digest(stage.items),

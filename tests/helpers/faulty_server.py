@@ -178,6 +178,7 @@ BODIES = {
     "deep": b"[" * 100_000,
     "bytes": b'{"choices": [{"message": {"content": "Thought: \xff\xfe\\nAction: add 1"}, "finish_reason": "length"}]}',
     "surrogate": b'{"choices": [{"message": {"content": "Thought: \\ud800\\nAction: add 1"}}]}',
+    "blank": b'{"choices": [{"message": {"content": "  Action: add 1 "}}]}',
     "null": b'{"choices": [{"message": {"content": null}}]}',
 }
 REFUSALS = {

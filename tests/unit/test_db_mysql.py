@@ -263,6 +263,7 @@ def test_a_dsn_is_parsed_and_its_password_never_shown(where) -> None:
 def test_episodes_are_played_on_a_server_of_the_users(where) -> None:
     with db.serve("mysql", dsn=f"mysql://root@localhost/?unix_socket={where['unix_socket']}") as room:
         assert room.backend.comparable and room.isolation == "thread"
+        assert "MariaDB" in room.backend.label, "which server it was stands beside the score"
         records = play(
             room, db.items("test", 8, 5), expert, PROTOCOL, own(texts), model="m", seed=0, wait_s=0, progress=False
         )

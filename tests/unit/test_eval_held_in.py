@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import socket
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from agenttuning import cli, doctor, held_in, recipe
-from agenttuning.environments import HELD_IN, Backend, Missing, Room
+from agenttuning import cli, doctor, held_in, protocols, recipe
+from agenttuning.environments import HELD_IN, Backend, Missing, Room, benchmark_items
 from agenttuning.environments import held_in as package
 from agenttuning.episodes.store import read
 from agenttuning.errors import UserError
 from agenttuning.held_in import Stage, choose_backend, evaluate_held_in
 from agenttuning.players import player
+from agenttuning.policies import ContextLimit
 from agenttuning.policies.expert import expert
 from agenttuning.policies.serve import serve
+from agenttuning.protocols.messages import Prompt
+from agenttuning.protocols.prompts import ROWS
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.scoring import scores
 from helpers.tiny_llama import save_tiny_llama
 
 TINY = REPOSITORY / "recipes/agentlm-tiny/sft.yaml"
+AGENTBENCH = Path(__file__).resolve().parents[2].parent / "shared/data/agentbench"
 EMBEDDED = ["kg", "webshop", "mind2web"]  # need nothing of the system
 
 
@@ -96,21 +101,98 @@ def test_changed_items_put_earlier_episodes_aside(run) -> None:
     assert len(read(folder / "episodes.jsonl")) == 2 and len(read(folder / "episodes.before-1.jsonl")) == 3
 
 
+@pytest.fixture
+def two(monkeypatch) -> None:
+    """Benchmarks whose items are not looked into."""
+    monkeypatch.setattr(benchmark_items, "MADE_OF", {})
+
+
+def prompt(source: str):
+    return lambda item: Prompt((), source=source)
+
+
 def stage(**changes) -> Stage:
     backend = Backend("real", "the real thing", comparable=True)
     known = {"task": "db", "module": package("db"), "room": Room("db", backend, dict), "where": {}, "wanted": 2,
              "items": [{"id": "dbbench-standard_0"}, {"id": "dbbench-standard_1"}], "practice": False,
-             "prompts": None}  # fmt: skip
+             "prompts": prompt("AgentBench checkout"), "protocol": held_in.load_protocol("paper-text")}  # fmt: skip
     return Stage(**{**known, **changes})
 
 
-def test_only_the_whole_benchmark_on_a_real_backend_bears_its_name() -> None:
+def test_only_the_whole_benchmark_on_a_real_backend_bears_its_name(two) -> None:
     assert stage().name == "db" and stage().why_not is None
     substitute = Room("db", Backend("sqlite", "a substitute", comparable=False), dict)
     assert stage(room=substitute).name == "dbbench-standard.sqlite" and "a substitute" in stage(room=substitute).why_not
     part = stage(wanted=300)
     assert part.name == "dbbench-standard.real" and part.why_not == "2 items, and the benchmark has 300"
     assert stage(practice=True).name == "practice-db.real" and "practice" in stage(practice=True).why_not
+
+
+@pytest.mark.parametrize("name", ["paper-text", "paper-code"])
+def test_only_the_papers_prompt_and_rules_give_a_score_its_name(name, two, tmp_path) -> None:
+    rules = held_in.load_protocol(name)
+    assert stage(protocol=rules).name == "db"
+    ours = stage(protocol=held_in.load_protocol("practice"), prompts=prompt("ours"))
+    assert ours.name == "dbbench-standard.real" and "practice@1 is not the paper's" in ours.why_not
+    assert "in our own words" in stage(prompts=prompt("ours")).why_not
+    # a file of the same name with another value
+    file = tmp_path / "mine.yaml"
+    text = (protocols.FOLDER / f"{name}.yaml").read_text()
+    file.write_text(text.replace("max_turns: 16", "max_turns: 30"))
+    assert "not the paper's" in stage(protocol=held_in.load_protocol(str(file))).why_not
+    file.write_text(text)
+    assert stage(protocol=held_in.load_protocol(str(file))).why_not is None
+
+
+def test_a_server_that_does_not_cut_long_prompts_gives_no_score_of_the_benchmark(two) -> None:
+    """The paper's server cut them; one that refuses them would have episodes lost that go on there."""
+    rules = held_in.load_protocol("paper-text")
+    record = {"task": "db", "status": "completed", "reward": 1.0, "metrics": {"category": "SELECT"}, "steps": [],
+              "messages": [], "last": None, "prompt": "x", "turns": 1}  # fmt: skip
+    made = stage()
+    records = [{**record, "item": item["id"]} for item in made.items]
+    assert held_in._entry(made, records, rules)["not_comparable"] is None
+    records[0] |= {"status": "context_limit", "reward": 0.0}
+    assert "the prompts of 1 episodes were too long" in held_in._entry(made, records, rules)["not_comparable"]
+
+
+def test_such_a_score_goes_by_its_other_name(run, monkeypatch) -> None:
+    assert held_in.load_protocol("practice").decoding.truncate_prompt_tokens
+    monkeypatch.setattr(Stage, "why_not", None)
+    assert list(judge(run, tasks=["kg"])["tasks"]) == ["kg"]
+    refused = lambda turns: [ContextLimit(5000, 4096) for _ in turns]  # noqa: E731
+    found = judge(run, policy=refused, tasks=["kg"], most=2)  # other items: played anew
+    assert list(found["tasks"]) == ["practice-kg.embedded"], "and the earlier kg is gone"
+
+
+@pytest.mark.parametrize("task", HELD_IN)
+def test_the_rows_prompt_is_the_papers_only_where_it_has_the_demonstration(task, two) -> None:
+    for source in (ROWS, "AgentBench checkout"):
+        why = stage(task=task, prompts=prompt(source)).why_not
+        lacking = source == ROWS and task in ("alfworld", "webshop", "mind2web")
+        assert (why is not None and "lacks the demonstration" in why) if lacking else why is None
+
+
+def test_as_many_other_items_are_not_the_benchmark() -> None:
+    kinds = benchmark_items.MADE_OF["alfworld"]
+    each = [kind for kind, count in kinds.items() for _ in range(count)]
+    games = [{"id": f"alfworld-std_{number}", "kind": kind} for number, kind in enumerate(each)]
+    known = {"task": "alfworld", "module": package("alfworld"), "wanted": 50}
+    assert len(games) == 50 and stage(items=games, **known).name == "alfworld"
+    other = stage(items=[{**game, "kind": "look_at_obj"} for game in games], **known)
+    assert other.name == "alfworld-std.real" and "0 items of the kind pick_and_place" in other.why_not
+    for task, made_of in benchmark_items.MADE_OF.items():
+        assert sum(made_of.values()) == protocols.load(protocols.FOLDER / "paper-text.yaml").rules(task).n
+
+
+def test_the_kinds_are_those_that_the_loaders_give() -> None:
+    """On the dev splits, where they are at hand: every kind is one that the benchmark has."""
+    files = {"db": "dbbench/dev.jsonl", "kg": "knowledgegraph/dev.json", "os": "os_interaction/data/dev.json"}
+    if not AGENTBENCH.is_dir():
+        pytest.skip("AgentBench's dev splits are not beside this checkout")
+    for task, file in files.items():
+        kinds = Counter(map(benchmark_items._KIND[task], package(task).load(AGENTBENCH / file)))
+        assert set(kinds) <= set(benchmark_items.MADE_OF[task]), kinds
 
 
 def test_the_mean_is_over_all_six_or_none() -> None:

@@ -123,7 +123,8 @@ def test_a_world_behind_an_endpoint_plays_as_in_this_process(checkout):
         where = {"url": fake.url, "checkout": checkout}
         assert kg.missing("endpoint", **where) == []
         with kg.serve("endpoint", **where) as room:
-            assert room.isolation == "thread" and room.backend.comparable and room.slots
+            assert room.isolation == "thread" and room.slots
+            assert not room.backend.comparable and room.backend.label.endswith("; 0 people in it"), "no Freebase"
             with pytest.raises(UserError, match="invented world"):
                 room.make(mine[0])
             mine = [{name: value for name, value in item.items() if name != "world"} for item in mine]
@@ -132,6 +133,18 @@ def test_a_world_behind_an_endpoint_plays_as_in_this_process(checkout):
             fake.faults += ["garbage"] * 9
             with pytest.raises(Down):
                 expert(room, mine[0])
+
+
+def test_only_a_server_with_as_many_people_as_freebase_is_comparable(checkout, monkeypatch):
+    people = [(f"m.0{number}", "type.object.type", "people.person") for number in range(3)]
+    with serving(graphs.build(people).store) as fake:
+        for least, comparable in ((3, True), (4, False)):
+            monkeypatch.setattr(endpoints, "PEOPLE", least)
+            with kg.serve("endpoint", url=fake.url, checkout=checkout) as room:
+                assert room.backend.comparable is comparable and room.backend.label.endswith("; 3 people in it")
+        fake.faults += ["garbage"]
+        unknown = endpoints.judged(Endpoint(fake.url, retries=0), kg.ENDPOINT)
+        assert not unknown.comparable and "could not be counted" in unknown.label
 
 
 def test_a_refused_query_is_the_models_affair(checkout, server):

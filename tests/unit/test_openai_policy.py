@@ -54,6 +54,7 @@ def test_what_is_sent() -> None:
     more = policy(truncate_prompt_tokens=3968, temperature=0.7, system_prompt="Be brief.", seed=1).payload(turn())
     assert (more["truncate_prompt_tokens"], more["truncation_side"], more["temperature"]) == (3968, "left", 0.7)
     assert more["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert more["top_p"] == 1.0, "the server's default may be the model's own"
 
 
 def test_the_seed_is_that_of_seed_item_and_turn() -> None:
@@ -71,6 +72,12 @@ def test_a_question_and_its_answer() -> None:
         assert server.asked == [asked.payload(turn()), asked.payload(turn(1))]
         assert "Authorization" not in server.headers[0]
     assert asked.counts == {"replies": 2, "prompt_tokens": 14, "tokens": 6}
+
+
+def test_the_blank_of_llamas_first_token_is_no_part_of_a_reply() -> None:
+    """vLLM shows it; TGI and a model in this process do not, and the KG task looks at how the first line begins."""
+    with FaultyServer(lambda number, messages: "blank") as server:
+        assert ask(policy(server.url), turn()) == [" Action: add 1 "]
 
 
 def test_a_lone_surrogate_can_be_asked() -> None:

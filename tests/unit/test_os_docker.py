@@ -58,7 +58,8 @@ def test_an_item_is_played(docker):
     item |= {"init": [["bash", "mkdir d && touch d/a d/b"]], "example": ["bash", "ls d | wc -l"]}
     item["check"] = [None, ["python", "import sys; sys.exit(sys.argv[1].strip() != sys.argv[2].strip())"]]
     with task.serve("docker", docker=str(docker), limits=Limits(pids=50)) as room:
-        assert (room.backend.name, room.backend.comparable, room.isolation) == ("docker", True, "thread")
+        assert (room.backend.name, room.backend.comparable, room.isolation) == ("docker", False, "thread")
+        assert "cannot be won" in room.backend.label
         environment = room.make(item)
         environment.reset()
         observation = environment.step(environment.oracle().action).observation
@@ -75,6 +76,20 @@ def test_an_item_is_played(docker):
     assert rm[2] == name
     assert ["exec", "-it", name, "bash", "--noediting", "--login"] in execs
     assert ["exec", name, "bash", "-c", "mkdir d && touch d/a d/b"] in execs
+
+
+def test_a_network_is_the_users_word_and_never_this_machines_own(docker):
+    """Three items of AgentBench's 6/new.json install sudo: without a network nobody wins them."""
+    item = {"id": "x", "description": "?", "image": "default", "start": None, "init": []}
+    with task.serve("docker", docker=str(docker), network="bridge") as room:
+        assert room.backend.comparable and room.backend.label.endswith("network bridge")
+        environment = room.make(item)
+        environment.reset()
+        environment.close()
+    assert "--network=bridge" in next(call for call in _calls(docker) if call[0] == "run")
+    for bad in ("host", "container:x", "-v", ""):
+        with pytest.raises(UserError, match="no container would start"):
+            task.serve("docker", docker=str(docker), network=bad).__enter__()
 
 
 def test_the_environment_of_the_runner_stays_out(docker, monkeypatch):

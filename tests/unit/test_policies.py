@@ -191,7 +191,9 @@ def test_a_prompt_is_cut_at_its_beginning_where_the_protocol_says_so(tokenizer) 
     keep = len(prompts[0])
     assert len(prompts[1]) > keep
     policy = policy_of(model, tokenizer, truncate_prompt_tokens=keep)
-    wanted = decode(model, [prompt[-keep:] for prompt in prompts], max_new_tokens=8, stop=policy.stop)
+    # As TGI cut, which the paper used: `<s>`, and then the end.
+    cut = [prompts[0], [tokenizer.bos_token_id, *prompts[1][1 - keep :]]]
+    wanted = decode(model, cut, max_new_tokens=8, stop=policy.stop)
     assert policy(turns) == [chat.decode_reply(ids, tokenizer) for ids in wanted]
     assert policy.counts["truncated"] == 1
     assert policy(turns) != policy_of(model, tokenizer)(turns)

@@ -164,6 +164,9 @@ class OpenAIPolicy:
         if self.truncate_prompt_tokens is not None:
             # newer vLLM: without a side it is the tokenizer's own, for Llama the one that cuts the newest messages off
             asked |= {"truncate_prompt_tokens": self.truncate_prompt_tokens, "truncation_side": "left"}
+        if self.temperature > 0:
+            # newer vLLM takes what is not said from the model's generation_config.json: Llama-2-chat's has top_p 0.9
+            asked["top_p"] = 1.0
         return asked
 
     async def _ask(self, body: bytes) -> str | ContextLimit:
@@ -182,7 +185,8 @@ class OpenAIPolicy:
             return self._refused(response, bytes(data))
         completion = read_completion(bytes(data))
         self.counts.update(completion.counts)
-        return completion.text
+        # vLLM shows the blank that Llama's first token begins with; TGI, which the paper used, and `decode` do not
+        return completion.text.removeprefix(" ")
 
     def _refused(self, response: httpx.Response, data: bytes) -> ContextLimit:
         code, text = response.status_code, self._hidden(said(data))

@@ -19,8 +19,9 @@ class TransformersPolicy:
     Greedy at `temperature` 0, else sampled with a generator seeded by (`seed`, item, turn). `width` prompts are decoded
     together (32 was the fastest of 8 to 150 for one million parameters on two cores). `context` is the room in tokens
     for prompt and reply, by default the model's max_position_embeddings: a prompt which leaves less than
-    `max_new_tokens` is answered with ContextLimit, never cut; unless `truncate_prompt_tokens` says how many ids of its
-    end are kept (vLLM's name; what is lost can be `<s>` and half an instruction, as in the released evaluation).
+    `max_new_tokens` is answered with ContextLimit, never cut; unless `truncate_prompt_tokens` says how many ids are
+    kept, the first `<s>` and the end (vLLM's name; the cut is that of the released evaluation's server, TGI, whose
+    tokenizer puts `<s>` before what it has cut; half an instruction can be lost).
 
     `counts` says what was done: replies, tokens, `unfinished` (replies that ran into `max_new_tokens`), and `truncated`
     (prompts that lost their beginning).
@@ -66,7 +67,7 @@ class TransformersPolicy:
             raise ValueError(f"the conversation cannot be asked on: {error}") from error
         if self.truncate_prompt_tokens is not None:
             self.counts["truncated"] += sum(len(prompt) > self.truncate_prompt_tokens for prompt in prompts)
-            prompts = [prompt[-self.truncate_prompt_tokens :] for prompt in prompts]
+            prompts = [self._cut(prompt) for prompt in prompts]
         replies: list[str | ContextLimit] = [ContextLimit(len(prompt), self.context) for prompt in prompts]
         fits = [row for row, prompt in enumerate(prompts) if len(prompt) + self.max_new_tokens <= self.context]
         pad = self.tokenizer.pad_token_id
@@ -88,6 +89,13 @@ class TransformersPolicy:
             unfinished=sum(len(ids) == self.max_new_tokens for ids in found),
         )
         return replies
+
+    def _cut(self, prompt: list[int]) -> list[int]:
+        keep = self.truncate_prompt_tokens
+        if len(prompt) <= keep:
+            return prompt
+        begin = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else []
+        return begin + prompt[len(prompt) - keep + len(begin) :]
 
 
 def _own_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+OURS = "ours"  # the source of a prompt in our own words
 Message = dict  # {"role": "user" | "assistant", "content": str, "loss": bool}
 
 _REFUSALS = re.compile(
@@ -44,7 +45,7 @@ class Prompt:
 
     messages: tuple[Message, ...]
     lead: str = ""
-    source: str = "ours"
+    source: str = OURS
 
     def opening(self, observation: str) -> list[Message]:
         """The messages before the model's first turn."""

@@ -15,11 +15,14 @@ from pathlib import Path
 from agenttuning.data.sources import load_card, read
 from agenttuning.errors import UserError
 from agenttuning.protocols import checkout
-from agenttuning.protocols.messages import Message, Prompt, Prompts, assistant, user
+from agenttuning.protocols.messages import OURS, Message, Prompt, Prompts, assistant, user
 
 # Where the observation starts inside the message that carries it: after the first of these, as AgentBench.old's task
 # files compose it. Tasks that are not named have no text before it.
 LEAD_ENDS = {"os": "\n\n", "kg": ": ", "alfworld": "task. "}
+ROWS = "AgentInstruct rows"  # the source of such a prompt
+# Of these tasks the rows have no demonstration, and the paper's evaluation showed one.
+WITHOUT_DEMONSTRATION = ("alfworld", "webshop", "mind2web")
 # The rows of one task must agree; a few of AgentInstruct's were edited by hand, and a small part may differ.
 AGREE = 0.8
 
@@ -53,7 +56,16 @@ def from_rows(task: str, rows: Iterable[object], where: str) -> Prompt:
         )
     turns, lead = best
     messages = tuple(user(text) if human else assistant(text, loss=False) for human, text in turns)
-    return Prompt(messages, lead, "AgentInstruct rows")
+    return Prompt(messages, lead, ROWS)
+
+
+def not_the_papers(task: str, prompt: Prompt) -> str | None:
+    """Why a score under this prompt is not to be set beside the paper's; None where it is the paper's prompt."""
+    if prompt.source == OURS:
+        return "the prompt is in our own words"
+    if prompt.source == ROWS and task in WITHOUT_DEMONSTRATION:
+        return "the prompt of AgentInstruct's rows lacks the demonstration; --prompts CHECKOUT has the paper's"
+    return None
 
 
 def _rows(task: str, place: str | Path | None) -> Iterable[object]:

@@ -111,6 +111,7 @@ class Server:
         version, lower, host, default = self.ask(
             "SELECT VERSION(), @@lower_case_table_names, SUBSTRING_INDEX(USER(), '@', -1), @@collation_server"
         )[0]
+        self.version = version if "mariadb" in version.lower() else f"{version} (MySQL)"
         self.mariadb, self._lower, self.host = "mariadb" in version.lower(), bool(lower), host
         self.collation = collation or (default if default.startswith("utf8mb4") else "utf8mb4_general_ci")
         self.ask("SET SESSION wait_timeout = 2147483")

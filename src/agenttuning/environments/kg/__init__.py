@@ -86,10 +86,11 @@ def serve(name: str = EMBEDDED.name, **where: object) -> Iterator[Room]:
         )
     known = ontology.read(where["checkout"]) if where.get("checkout") else None
     if backend.name == "endpoint":
-        from agenttuning.environments.kg.endpoint import TIMEOUT_S, Endpoint
+        from agenttuning.environments.kg.endpoint import TIMEOUT_S, Endpoint, judged
 
         endpoint = Endpoint(str(where["url"]), float(where.get("timeout_s") or TIMEOUT_S))
         try:
+            backend = judged(endpoint, backend)
             yield Room(NAME, backend, _real(backend, endpoint, known), "thread", SLOTS)
         finally:
             endpoint.close()

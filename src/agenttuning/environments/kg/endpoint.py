@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
 
-from agenttuning.environments import Missing
+from agenttuning.environments import Backend, Missing
 from agenttuning.environments.kg.graphs import MAX_ROWS, Refused, plain
 from agenttuning.environments.kg.sparql import NAMESPACE, VIRTUOSO
 from agenttuning.errors import UserError
@@ -24,6 +25,9 @@ MAX_BYTES = 64 * 1024 * 1024
 RETRIES = 3
 WAIT_S = 0.5
 START = "start Virtuoso with Freebase (github.com/dki-lab/Freebase-Setup), and --env kg.url=http://HOST:PORT/sparql"
+
+# Freebase has about three million people; a part of it, such as subset.py saves, has far fewer. We chose the bound.
+PEOPLE = 1_000_000
 
 _COSTLY = ("S1T00", "exceeds the limit", "S1TAT")  # Virtuoso: timed out, the estimate is too high, given up midway
 _RESULT = "application/sparql-results+json"
@@ -114,6 +118,17 @@ def _rows(body: bytes) -> list[dict[str, dict]]:
     if len(rows) > MAX_ROWS:
         raise Refused(f"more than {MAX_ROWS} rows")
     return rows
+
+
+def judged(endpoint: Endpoint, backend: Backend) -> Backend:
+    """The backend as this server deserves it: comparable only where it holds people as Freebase does; asked once."""
+    of_type = f"?x <{NAMESPACE}type.object.type> <{NAMESPACE}people.person>"
+    try:
+        found = int(endpoint.values(f"SELECT (COUNT(?x) AS ?n) WHERE {{ {of_type} }}")[0])
+    except (Down, Refused, ValueError, IndexError):
+        return replace(backend, label=f"{backend.label}; how much of it could not be counted", comparable=False)
+    label = f"{backend.label}; {found:,} people in it"
+    return replace(backend, label=label, comparable=backend.comparable and found >= PEOPLE)
 
 
 def missing(url: str | None, timeout_s: float = 10.0) -> list[Missing]:

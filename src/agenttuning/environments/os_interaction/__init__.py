@@ -6,7 +6,8 @@ read, practice.py what our own are. Backends:
     docker    containers of AgentBench's own images; the real thing
     sandbox   bubblewrap over a root file system of rootfs.py: no daemon, 20 ms a start
 
-Options of `serve`: `rootfs` (a folder built by rootfs.py), `docker` (the command), `limits`, `slots`.
+Options of `serve`: `rootfs` (a folder built by rootfs.py), `docker` (the command), `network` (of its containers: none
+unless named, and without one a few items cannot be won), `limits`, `slots`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = ["BACKENDS", "BENCHMARK", "NAME", "Environment", "items", "load", "mis
 NAME = "os"
 BENCHMARK = "AgentBench os_interaction"
 BACKENDS = (
-    Backend("docker", "AgentBench's docker images", comparable=True),
+    Backend("docker", "AgentBench's docker images, with a network (os.network=bridge) as theirs", comparable=True),
     Backend("sandbox", "bubblewrap sandbox on a Debian root file system", comparable=False),
 )
 MAX_SLOTS = 64  # a machine in use has five processes and 3 MB of its own; it may use 512 MB
@@ -83,7 +84,7 @@ def serve(backend: str, **where) -> Iterator[Room]:
     Raises UserError when the machine lacks something, and for an unknown option.
     """
     chosen = backend_of(NAME, BACKENDS, backend)
-    unknown = set(where) - {"rootfs", "docker", "limits", "slots"}
+    unknown = set(where) - {"rootfs", "docker", "network", "limits", "slots"}
     if unknown:
         raise UserError(f"the os task has no option {min(unknown)!r}; it would have no effect; remove it")
     if lacks := missing(backend, **where):
@@ -91,9 +92,13 @@ def serve(backend: str, **where) -> Iterator[Room]:
         raise UserError(f"the os task cannot be played with {backend}, as this machine lacks {needs}")
     limits, slots = where.get("limits") or Limits(), _slots(where.get("slots"))
     if chosen.name == "docker":
-        docker = where.get("docker", "docker")
+        docker, network = where.get("docker", "docker"), containers.network_of(where.get("network"))
         containers.reap(docker)
-        yield _room(chosen, lambda image, host: Container(image, limits, docker, host), slots)
+        label = f"AgentBench's docker images, network {network}"
+        if network == containers.NO_NETWORK:
+            label += ": items that install packages cannot be won"
+        chosen = replace(chosen, label=label, comparable=network != containers.NO_NETWORK)
+        yield _room(chosen, lambda image, host: Container(image, limits, docker, host, network), slots)
         return
     reaper.reap()
     tree = _tree(where.get("rootfs")) or rootfs.build(rootfs.place("host"), "host")

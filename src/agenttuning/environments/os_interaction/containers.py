@@ -1,12 +1,14 @@
 """The original's machines: docker containers of AgentBench's own images, through the `docker` command.
 
 The images are the user's, built from an AgentBench checkout (data/os_interaction/res/dockerfiles). A container has the
-limits of limits.py and, unlike the original's, no network.
+limits of limits.py. The original's have docker's usual network, which some items need to install packages; here a model
+gets one only where the user names it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import uuid
 
@@ -14,17 +16,31 @@ from agenttuning.environments.os_interaction import reaper
 from agenttuning.environments.os_interaction.limits import Limits
 from agenttuning.environments.os_interaction.sandbox import Ran, SandboxError, run_host
 from agenttuning.environments.os_interaction.shell import Shell
+from agenttuning.errors import UserError
 
 PREFIX = "local-os"  # AgentBench: configs/tasks/os.yaml, docker_config.localhost
 IMAGES = ("default", "packages", "ubuntu")
 LABEL = "agenttuning-os"
 START_S = 120.0
+NO_NETWORK = "none"
+_NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 def environment() -> dict[str, str]:
     """What the docker command needs of our environment, and nothing else of it."""
     names = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY")
     return {name: os.environ[name] for name in (*names, "XDG_RUNTIME_DIR") if name in os.environ} | {"TERM": "xterm"}
+
+
+def network_of(asked: object) -> str:
+    """The name of a docker network. Raises UserError for what is none, and for this machine's own."""
+    name = NO_NETWORK if asked is None else str(asked)
+    if name == "host" or not _NETWORK.fullmatch(name):
+        raise UserError(
+            f"network of the os task is {name!r}; a model's commands would reach this machine's own services, or no "
+            "container would start; name a network of docker's, such as bridge"
+        )
+    return name
 
 
 def _runner() -> str:
@@ -53,7 +69,12 @@ class Container:
     """A running container. Raises SandboxError when docker does not give one."""
 
     def __init__(
-        self, image: str, limits: Limits | None = None, docker: str = "docker", host: str = "localhost"
+        self,
+        image: str,
+        limits: Limits | None = None,
+        docker: str = "docker",
+        host: str = "localhost",
+        network: str = NO_NETWORK,
     ) -> None:
         limits = limits or Limits()
         self.docker = docker
@@ -63,7 +84,7 @@ class Container:
             f"--memory={limits.memory_bytes}",
             f"--memory-swap={limits.memory_bytes}",
             f"--ulimit=fsize={limits.disk_bytes}",
-            "--network=none",
+            f"--network={network}",
             f"--hostname={host}",
         ]
         self._docker(
