@@ -30,6 +30,7 @@ from agenttuning.protocols.prompts import load as load_prompts
 from agenttuning.protocols.prompts import not_the_papers
 from agenttuning.recipe.keys import nearest
 from agenttuning.scoring import scores
+from agenttuning.scoring.compare import published_lines
 
 if TYPE_CHECKING:
     from agenttuning.policies import Policy
@@ -135,7 +136,9 @@ def evaluate_held_in(
             found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
             found["notes"] = _notes(recipe, label)
             scores.write(found, folder)
-    print(summary(found, played), f"written: {folder}", flush=True, sep="\n")
+    of_benchmark = [name for name in played if found["tasks"][name]["not_comparable"] is None]
+    beside = published_lines(recipe.name, of_benchmark)
+    print(summary(found, played), *beside, f"written: {folder}", flush=True, sep="\n")
     if void := [name for name in played if found["tasks"][name]["void"]]:
         raise UserError(
             f"no score of {', '.join(void)}: too many episodes were lost to infrastructure, see the warnings above; "

@@ -75,6 +75,13 @@ def test_what_was_played_is_not_played_again_and_tasks_add_up(run, capsys) -> No
     assert set(other["tasks"]) == {"practice-webshop.synthetic"}, "scores of another model are not mixed in"
 
 
+def test_a_score_of_the_benchmark_is_followed_by_the_published_ones(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(Stage, "why_not", None)
+    judge(recipe.load(REPOSITORY / "recipes/agentlm-13b", (), tmp_path / "run"), tasks=["kg"])
+    said = capsys.readouterr().out
+    assert "published, kg: llama-2-13b-chat 0.0; agentlm-13b 26.8" in said and "not a score" not in said
+
+
 def test_a_task_without_a_score_ends_the_command_as_an_error(run, capsys) -> None:
     def broken(turns):
         raise RuntimeError("gone")

@@ -347,6 +347,27 @@ def test_our_numbers_stand_beside_the_published_ones(tmp_path) -> None:
     )
 
 
+def test_held_in_scores_stand_beside_the_published_ones_where_they_bear_the_benchmarks_name(tmp_path) -> None:
+    known = {"interval": [1.0, 2.0], "n": 300, "void": None}
+    tasks = {
+        "db": {**known, "score": 12.3, "not_comparable": None},
+        "kg": {**known, "score": 45.6, "not_comparable": "backend embedded"},
+        "practice-os.sandbox": {**known, "score": 78.9, "not_comparable": "practice items of our own"},
+    }
+    held_in = {"schema": 1, "model": "m", "protocol": "paper-text@1", "tasks": tasks}
+    scores.write(held_in, tmp_path / "eval/tuned/held-in/paper-text")
+    scores.write({**held_in, "tasks": {"os": tasks["db"]}}, tmp_path / "eval/base/held-in/practice")
+    lines = compare.compare(recipe(tmp_path, "agentlm-13b/sft")).splitlines()
+    [database] = [line for line in lines if line.startswith("Database")]
+    assert database.split("  ")[-1].strip() == "12.3 [1.0, 2.0] n=300"
+    assert not {"45.6", "78.9"} & set(" ".join(lines).split())
+    assert sum("12.3" in line for line in lines) == 1, "another protocol than the paper's is not the paper's score"
+    assert compare.published_lines("agentlm-13b/sft", ["db", "practice-os.sandbox"]) == [
+        "published, db: llama-2-13b-chat 1.3 [0.5, 3.4]; agentlm-13b 33.7 [28.6, 39.2]"
+    ]
+    assert compare.published_lines("agentlm-tiny/sft", ["db"]) == []
+
+
 def test_sides_of_different_protocols_are_refused(tmp_path) -> None:
     found = write_side(tmp_path, "base", mute)
     scores.write({**found, "protocol": "miniature@2"}, tmp_path / "eval" / "tuned")

@@ -1,11 +1,14 @@
 """Before and after, with n and intervals; for the paper's three sizes also what was published.
 
-Reads `<run directory>/eval/base/scores.json` and `<run directory>/eval/tuned/scores.json`; either may be absent.
+Reads `<run directory>/eval/base/scores.json` and `<run directory>/eval/tuned/scores.json`; either may be absent. Beside
+the published numbers also what `eval-held-in` left there under paper-text, as far as it bears a benchmark's name.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import UserError
@@ -38,6 +41,8 @@ def compare(recipe: Recipe) -> str:
             f"base was played by {found['base'].get('protocol')}, tuned by {found['tuned'].get('protocol')}; "
             "the difference would mix the rules with the training; evaluate both again"
         )
+    if size:
+        found = {side: _with_held_in(paths[side], found.get(side, {})) for side in SIDES}
     text = beside_published(recipe.name, size[1], found) if size else before_after(recipe.name, found)
     print(text)
     return text
@@ -89,6 +94,27 @@ def beside_published(name: str, size: str, found: dict[str, dict]) -> str:
         "models that are not AgentLM, not rounded, and stay fixed. Published intervals are ours (Wilson, from n).",
     ]
     return "\n".join(lines)
+
+
+def _with_held_in(path: Path, side: dict) -> dict:
+    held_in = path.parent / "held-in" / "paper-text" / scores.FILE
+    if not held_in.is_file():
+        return side
+    played = scores.read(held_in)["tasks"]
+    of_benchmark = {name: entry for name, entry in played.items() if entry.get("not_comparable", "unknown") is None}
+    return {**side, "tasks": {**side.get("tasks", {}), **of_benchmark}}
+
+
+def published_lines(name: str, tasks: Iterable[str]) -> list[str]:
+    """For a recipe of the paper's sizes: what was published for some of its tasks, before and after tuning."""
+    if not (size := PUBLISHED_SIZE.match(name)):
+        return []
+    paper, models = published.load(), (f"llama-2-{size[1]}-chat", f"agentlm-{size[1]}")
+    return [
+        f"published, {task}: " + "; ".join(f"{model} {_cell(paper, task, model)}" for model in models)
+        for task in tasks
+        if task in paper.tasks
+    ]
 
 
 def table(rows: list[list[str]]) -> list[str]:
