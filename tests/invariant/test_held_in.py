@@ -57,7 +57,7 @@ def test_the_face_is_whole(task) -> None:
     module = held_in(task)
     assert task == module.NAME and module.BENCHMARK
     assert module.BACKENDS and all(isinstance(backend, Backend) and backend.label for backend in module.BACKENDS)
-    assert not module.BACKENDS[-1].comparable or task == "alfworld"  # its engine is the paper's mechanics
+    assert not module.BACKENDS[-1].comparable
 
 
 @tasks

@@ -22,7 +22,7 @@ from agenttuning.errors import UserError
 NAME = "webshop"
 BENCHMARK = "WebShop"
 BACKENDS = (
-    Backend("full", "WebShop's 1.18 million products, own engine", comparable=True),
+    Backend("full", "WebShop's 1.18 million products, own engine, search not compared with Lucene's", comparable=True),
     Backend("1k", "WebShop's 1,000 products, own engine: other goals, and easier to search", comparable=False),
     Backend("synthetic", "a generated catalogue", comparable=False),
 )
