@@ -310,7 +310,7 @@ def _takes_held_in(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="URL", help="ask an OpenAI-compatible server instead, e.g. of vLLM")
     parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
     parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
-    parser.add_argument("--concurrency", type=int, default=64, help="requests in flight at the server (default 64)")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="requests in flight at the server (default 64)")
     parser.add_argument("--protocol", default="paper-text", help="paper-text (default), paper-code or practice")
     parser.add_argument("--prompts", metavar="PATH", help="AgentInstruct's rows or a checkout of AgentBench: where "
                         "the paper's prompts are (default: AgentInstruct on the Hub)")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agenttuning.environments import HELD_IN, held_in
-from agenttuning.held_in import check_options
+from agenttuning.held_in import check_names, check_options
 
 
 def doctor(where: Mapping[str, Mapping[str, str]] | None = None) -> list[dict]:
@@ -13,6 +13,7 @@ def doctor(where: Mapping[str, Mapping[str, str]] | None = None) -> list[dict]:
     what is missing and the command that supplies it; return the same as rows. `where` are the options that
     `eval-held-in` would be given.
     """
+    check_names(where or {})
     rows = [row for task in HELD_IN for row in _rows(task, dict((where or {}).get(task, {})))]
     print(page(rows), flush=True)
     return rows

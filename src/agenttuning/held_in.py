@@ -110,6 +110,8 @@ def evaluate_held_in(
     written and printed, for tasks that lost so many episodes that they have no score.
     """
     rules = load_protocol(protocol)
+    if prompts is not None and rules.prompts == "ours":
+        raise UserError(f"protocol {rules.name} has prompts of its own; --prompts would do nothing; leave it out")
     chosen = _chosen(tasks, {**(backends or {}), **(where or {}), **(data or {})})
     folder = Path(out) if out else recipe.run_dir / "eval" / label / "held-in" / rules.name
     with ExitStack() as held:  # all rooms are open before a model is loaded: what cannot be played is said first
@@ -202,21 +204,30 @@ def backend_asked(module: ModuleType, asked: str, data: str | Path | None) -> st
 
 def check_options(module: ModuleType, where: Mapping[str, Any]) -> None:
     """Raise UserError for an option that no backend of the task has."""
-    taken = inspect.signature(module.serve).parameters
-    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
-        return  # the package checks them itself, backend by backend
-    known = list(taken)[1:]
+    known = list(inspect.signature(module.serve).parameters)[1:]
+    if by_backend := getattr(module, "OPTIONS", None):  # `serve` itself checks that the backend has them
+        known = sorted(set().union(*by_backend.values()))
     for name in where:
         if name not in known:
             raise UserError(f"{module.NAME} has no option {name!r}; it would do nothing; {nearest(name, known)}")
 
 
 def _chosen(tasks: Iterable[str] | None, spoken_of: Iterable[str]) -> list[str]:
-    chosen = list(HELD_IN if tasks is None else tasks)
-    for name in [*chosen, *spoken_of]:
+    chosen = list(dict.fromkeys(HELD_IN if tasks is None else tasks))
+    check_names([*chosen, *spoken_of])
+    if idle := [name for name in spoken_of if name not in chosen]:
+        raise UserError(
+            f"--data, --backend or --env speaks of {idle[0]}, which is not among the tasks that are played "
+            f"({', '.join(chosen)}); it would do nothing; leave it out, or add --task {idle[0]}"
+        )
+    return chosen
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise UserError for a name that is none of the six tasks'."""
+    for name in names:
         if name not in HELD_IN:
             raise UserError(f"there is no held-in task {name!r}; it cannot be played; {nearest(name, HELD_IN)}")
-    return chosen
 
 
 def _stage(

@@ -13,6 +13,8 @@ from agenttuning.protocols import Protocol
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
+CONCURRENCY = 64
+
 
 def player(
     recipe: Recipe,
@@ -20,7 +22,7 @@ def player(
     server: str | None,
     served_model: str | None,
     api_key_env: str | None,
-    concurrency: int,
+    concurrency: int | None,
 ) -> tuple[Callable[[Protocol], Any], str, str]:
     """(makes the policy of a protocol, label of the results, name of the weights). Raises UserError for no model.
 
@@ -28,8 +30,10 @@ def player(
     llama-2), whatever the recipe trains with.
     """
     if server is None:
-        if served_model or api_key_env:
-            raise UserError("--served-model and --api-key-env go with --server; they would do nothing; leave them out")
+        if served_model or api_key_env or concurrency is not None:
+            raise UserError(
+                "--served-model, --api-key-env and --concurrency go with --server; they would do nothing here"
+            )
         path, label = find_model(recipe, model)
         return (lambda rules: _in_process(recipe, path, rules)), label, f"{label}@{model_digest(path)[:16]}"
     if model is not None or not served_model:
@@ -37,6 +41,8 @@ def player(
             "--server asks a model by the name it has there, not by a folder; whose answers they were would be open; "
             "give --served-model NAME and no --model"
         )
+    if concurrency is not None and concurrency < 1:
+        raise UserError(f"--concurrency {concurrency}: nothing would ever be asked; give at least 1")
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", served_model).strip(".-") or "served"
 
     def make(rules: Protocol) -> Any:
@@ -51,7 +57,7 @@ def player(
             temperature=decoding.temperature,
             truncate_prompt_tokens=decoding.truncate_prompt_tokens,
             key_variable=api_key_env,
-            slots=concurrency,
+            slots=concurrency or CONCURRENCY,
         )
 
     return make, f"served-{label}", served_model

@@ -113,6 +113,8 @@ def test_a_served_teacher_is_not_asked_twice_and_its_licence_is_its_owner_s(tmp_
     ("change", "message"),
     [
         ({"protocol": "practise"}, "did you mean `practice`"),
+        ({"prompts": "folder"}, "prompts of its own"),
+        ({"teacher": {"server": "http://127.0.0.1:1/v1", "model": "m", "seed": 0, "concurrency": 0}}, "concurrency"),
         ({"teacher": {"server": "http://127.0.0.1:1/v1", "model": "m", "seed": 0}}, "no server listens"),
         ({"tasks": {"kg": {"items": 2, "threshold": 1.0, "env": {"uri": "x"}}}}, "'uri'"),
         ({"tasks": {"kg": {"items": 2, "threshold": 1.0, "data": "nowhere.json"}}}, "nowhere.json"),

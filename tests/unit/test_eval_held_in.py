@@ -239,6 +239,9 @@ def test_a_backend_is_the_first_that_lacks_nothing_and_the_rest_is_said() -> Non
         ({"most": 0}, "at least 1"),
         ({"tasks": ["kg"], "data": {"kg": "nowhere.json"}}, "nowhere.json"),
         ({"tasks": ["kg"], "backends": {"kg": "witnes"}}, "no backend 'witnes'"),
+        ({"tasks": ["kg"], "data": {"db": "x"}}, "speaks of db, which is not among the tasks"),
+        ({"tasks": ["kg"], "where": {"kg": {"uri": "x"}}}, "no option 'uri'"),
+        ({"tasks": ["kg"], "prompts": "folder"}, "prompts of its own"),
     ],
 )
 def test_what_cannot_be_played_is_said_before_a_model_is_loaded(run, settings, message) -> None:
@@ -249,7 +252,7 @@ def test_what_cannot_be_played_is_said_before_a_model_is_loaded(run, settings, m
 def test_the_same_model_in_process_and_behind_a_server(run, model) -> None:
     """The whole way of the verb, both ways: a random tiny Llama scores the same, episode by episode."""
     found = {}
-    make, label, name = player(run, str(model), None, None, None, 64)
+    make, label, name = player(run, str(model), None, None, None, None)
     assert label == "random" and name.startswith("random@")
     judge(run, policy=(inside := make(held_in.load_protocol("practice"))), label=label, model="m")
     with serve(inside, "tiny-llama") as url:
@@ -294,6 +297,15 @@ def test_without_the_hub_the_prompts_are_asked_for_by_the_option_that_gives_them
     with pytest.raises(UserError, match="cannot be read: offline; it holds the prompt of kg.*--prompts PATH") as found:
         judge(run, protocol="paper-text", tasks=["kg"])
     assert "--data" not in str(found.value)
+
+
+def test_options_that_would_do_nothing_are_refused(run, model) -> None:
+    for concurrency, server in ((3, None), (0, "http://127.0.0.1:1/v1")):
+        with pytest.raises(UserError, match="concurrency"):
+            player(run, None if server else str(model), server, "name" if server else None, None, concurrency)
+    for where in ({"kg": {"uri": 1}}, {"kgg": {"url": 1}}):
+        with pytest.raises(UserError, match="no option 'uri'.*`url`|no held-in task 'kgg'"):
+            doctor.doctor(where)
 
 
 def test_the_doctor_names_every_backend_and_what_it_lacks(monkeypatch, capsys) -> None:

@@ -46,6 +46,8 @@ def collect(path: str | Path, out: str | Path | None = None, progress: bool = Tr
     out = Path(out or plan.out)
     check_place(out)
     rules = load_protocol(plan.protocol)
+    if plan.prompts and rules.prompts == "ours":
+        raise UserError(f"{path}: protocol {rules.name} has prompts of its own; `prompts` would do nothing")
     policy = _policy(plan)
     if set(plan.tasks) & set(HELD_IN) and progress:
         print(f"{plan.teacher.name} by {rules.label}; into {out}", flush=True)

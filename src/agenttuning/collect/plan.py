@@ -86,6 +86,8 @@ def read_plan(path: Path) -> Plan:
     teacher = build(kind, top.teacher, f"{path}: teacher")
     tasks = {name: build(Task, task, f"{path}: tasks.{name}") for name, task in top.tasks.items()}
     _check(tasks, path)
+    if isinstance(teacher, Served) and teacher.concurrency < 1:
+        raise UserError(f"{path}: teacher.concurrency is {teacher.concurrency}; nothing would be asked; write 1 or more")
     return Plan(teacher, tasks, top.out, top.seed, top.protocol, top.prompts)
 
 

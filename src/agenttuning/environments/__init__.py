@@ -23,6 +23,7 @@ by `held_in`. Each has
     load(path)                the benchmark's own items from the user's files
     serve(name, **where)      context manager that gives the Room; `where` are the backend's options (a DSN, a path)
     DATA_OPTION               optional: the backend's option that takes the same path as `load`
+    OPTIONS                   optional: {backend: its options}, where `serve` takes them all as they come
     missing(name, **where)    what this machine lacks for the backend, as list of Missing
 
 `household`, `database`, `shop` and `files` are the miniature's own worlds, small but real: `database` is SQLite,

@@ -72,11 +72,11 @@ def serve(name: str = EMBEDDED.name, **where: object) -> Iterator[Room]:
     Raises UserError for an unknown backend, and for an option that the backend has not, or lacks.
     """
     backend = backend_of(NAME, BACKENDS, name)
-    unknown = sorted(where.keys() - set(_OPTIONS[backend.name]))
+    unknown = sorted(where.keys() - set(OPTIONS[backend.name]))
     if unknown:
         raise UserError(
             f"backend {backend.name} of kg has no option {unknown[0]!r}, it would do nothing; "
-            f"it has {', '.join(_OPTIONS[backend.name])}"
+            f"it has {', '.join(OPTIONS[backend.name])}"
         )
     lacking = [name for name in _NEEDED[backend.name] if where.get(name) is None]
     if lacking:
@@ -147,5 +147,5 @@ def missing(name: str = EMBEDDED.name, **where: object) -> list[Missing]:
     return lacking
 
 
-_OPTIONS = {"endpoint": ("url", "checkout", "timeout_s"), "subset": ("graph", "checkout"), "embedded": ("checkout",)}
+OPTIONS = {"endpoint": ("url", "checkout", "timeout_s"), "subset": ("graph", "checkout"), "embedded": ("checkout",)}
 _NEEDED = {"endpoint": ("url", "checkout"), "subset": ("graph", "checkout"), "embedded": ()}
