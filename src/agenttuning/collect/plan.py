@@ -87,7 +87,7 @@ def read_plan(path: Path) -> Plan:
     tasks = {name: build(Task, task, f"{path}: tasks.{name}") for name, task in top.tasks.items()}
     _check(tasks, path)
     if isinstance(teacher, Served) and teacher.concurrency < 1:
-        raise UserError(f"{path}: teacher.concurrency is {teacher.concurrency}; nothing would be asked; write 1 or more")
+        raise UserError(f"{path}: teacher.concurrency is {teacher.concurrency}; nothing would be asked; at least 1")
     return Plan(teacher, tasks, top.out, top.seed, top.protocol, top.prompts)
 
 
