@@ -27,6 +27,7 @@ from agenttuning.protocols.messages import Prompts, own
 from agenttuning.protocols.prompts import load as load_prompts
 from agenttuning.recipe.keys import nearest
 from agenttuning.scoring import scores
+from agenttuning.stopping import stoppable
 
 if TYPE_CHECKING:
     from agenttuning.policies import Policy
@@ -73,6 +74,7 @@ class Stage:
         return f"{group}.{self.backend.name}"
 
 
+@stoppable()
 def evaluate_held_in(
     recipe: Recipe,
     make_policy,

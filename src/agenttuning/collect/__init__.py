@@ -26,11 +26,13 @@ from agenttuning.environments import HELD_IN, TASKS, Room, held_in, room
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
+from agenttuning.stopping import stoppable
 
 __all__ = ["STATS", "collect", "conversation", "table"]
 COMPARED = 200  # practice test items of a task that the rows are compared with
 
 
+@stoppable()
 def collect(path: str | Path, out: str | Path | None = None, progress: bool = True) -> Path:
     """Play the training items of a collection file with its teacher, write what the filter keeps, return the folder.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -17,7 +18,7 @@ from agenttuning.environments import Missing
 
 KEEPER = Path(__file__).with_name("keeper.py")
 INSTALL = Missing("mariadbd and mariadb-install-db (Debian: mariadb-server)", "apt-get install mariadb-server")
-START_S = 60.0
+START_S = 180.0  # for the installation, which takes some seconds, and the server
 SOCKET_CHARS = 100  # a unix socket's path has room for 107 bytes
 # MySQL 8's default is utf8mb4_0900_ai_ci: case- and accent-insensitive, trailing blanks count. This is MariaDB's like.
 COLLATION = "utf8mb4_uca1400_nopad_ai_ci"
@@ -81,7 +82,6 @@ def running() -> Iterator[dict]:
         if len(os.fsencode(socket)) > SOCKET_CHARS:
             raise ServerFailed(f"{socket} is too long for a unix socket; set TMPDIR to a shorter folder, such as /tmp")
         user = _user(folder)
-        _install(folder, user)
         keeper = _start(folder, user)
         try:
             _wait(socket, keeper, folder)
@@ -97,21 +97,15 @@ def running() -> Iterator[dict]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _install(folder: Path, user: str | None) -> None:
-    command = [binary("mariadb-install-db"), "--no-defaults", f"--datadir={folder / 'data'}", "--skip-test-db"]
-    command += ["--auth-root-authentication-method=normal", *([f"--user={user}"] if user else [])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, stdin=subprocess.DEVNULL, timeout=300)
-    if done.returncode:
-        raise ServerFailed(f"mariadb-install-db ended with {done.returncode}: {(done.stderr or done.stdout)[-400:]}")
-
-
 def _start(folder: Path, user: str | None) -> subprocess.Popen:
     files = folder / "files"
     files.mkdir()
-    server = [binary("mariadbd"), "--no-defaults", f"--datadir={folder / 'data'}", f"--socket={folder / 's'}"]
-    server += [f"--pid-file={folder / 'pid'}", f"--secure-file-priv={files}", *SETTINGS]
-    server += [f"--user={user}"] if user else []
-    command = [sys.executable, "-I", "-S", str(KEEPER), str(folder), str(os.getpid()), *server]
+    # tmpdir: TMPDIR, which they would take, may be ours alone
+    both = ["--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}", *([f"--user={user}"] if user else [])]
+    install = [binary("mariadb-install-db"), *both, "--skip-test-db", "--auth-root-authentication-method=normal"]
+    server = [binary("mariadbd"), *both, f"--socket={folder / 's'}", f"--pid-file={folder / 'pid'}"]
+    server += [f"--secure-file-priv={files}", *SETTINGS]
+    command = [sys.executable, "-I", "-S", str(KEEPER), str(folder), str(os.getpid()), json.dumps([install, server])]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=folder)
 
 
