@@ -21,7 +21,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import protocols, run_record
+from agenttuning.data.folders import alone_in
 from agenttuning.environments import HELD_IN, Backend, Room, backend_of, held_in
+from agenttuning.episodes import status
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
 from agenttuning.protocols.prompts import load as load_prompts
@@ -110,12 +112,30 @@ def evaluate_held_in(
         policy, found = make_policy(rules), _kept(folder, rules, model)
         for stage in stages:
             records = play_stage(stage, rules, policy, folder, model)
-            found["tasks"][stage.name] = _entry(stage, records, rules)
-            found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
-            found["notes"] = _notes(recipe, label)
-            scores.write(found, folder)
+            found = _published(_entry(stage, records, rules), stage.name, folder, rules, model, _notes(recipe, label))
+            _check_heard(stage, records)
     print(summary(found), flush=True)
     return found
+
+
+def _published(entry: dict, name: str, folder: Path, rules: protocols.Protocol, model: str, notes: dict) -> dict:
+    """The folder's scores with this entry, written; another run may play another task into the same folder."""
+    with alone_in(folder):
+        found = _kept(folder, rules, model)
+        found["tasks"][name] = entry
+        found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
+        found["notes"] = notes
+        scores.write(found, folder)
+    return found
+
+
+def _check_heard(stage: Stage, records: list[dict]) -> None:
+    if all(record["status"] == status.AGENT_ERROR for record in records):
+        raise UserError(
+            f"{stage.task}: not one of {len(records)} episodes had its answers from the model; the newest was lost to "
+            f"{records[-1]['error']}; the tasks that follow would most likely be lost, too; see to what failed and type "
+            "the same command: what has a result is not played again"
+        )
 
 
 def _held_in_mean(tasks: dict[str, dict]) -> dict:

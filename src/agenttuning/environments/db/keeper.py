@@ -7,7 +7,6 @@ where a child of the runner still holds it open, the runner's pid tells. Standar
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
@@ -16,12 +15,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 # A last resort against a full disk: InnoDB aborts when it cannot grow a file, and all episodes end as errors. Fifteen
 # statements of five seconds write less.
 FILE_BYTES = 16 * 2**30
 POLL_S = 0.5
+GONE_S = 5.0  # for the processes of a command that was killed
 
 
 def main(folder: str, parent: int, commands: list[list[str]]) -> int:
@@ -32,14 +33,16 @@ def main(folder: str, parent: int, commands: list[list[str]]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    status = None
     try:
         for command in commands:
             status = _run(command, folder, parent)
             if status is None or status:
-                return status or 0
-        return 0
+                break
+        return status or 0
     finally:
-        if os.getppid() != parent:
+        # Ended: the runner, where it lives, removes it too. Failed: a living runner reads the log first.
+        if status is None or os.getppid() != parent:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -59,9 +62,19 @@ def _run(command: list[str], folder: str, parent: int) -> int | None:
         return process.returncode
     finally:
         # nothing of it is kept, so nothing has to be written out; the installation is a script, whose child works
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill_group(process.pid)
         process.wait()
+        end = time.monotonic() + GONE_S
+        while time.monotonic() < end and _kill_group(process.pid):  # what still dies may still write
+            time.sleep(0.01)
+
+
+def _kill_group(group: int) -> bool:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agenttuning.environments import Missing
+from agenttuning.errors import UserError
 
 KEEPER = Path(__file__).with_name("keeper.py")
 INSTALL = Missing("mariadbd and mariadb-install-db (Debian: mariadb-server)", "apt-get install mariadb-server")
@@ -45,7 +46,7 @@ SETTINGS = (
 
 
 class ServerFailed(RuntimeError):
-    """The database server could not be started or is gone; it says nothing about the model."""
+    """The database server is gone; it says nothing about the model."""
 
 
 def binary(name: str) -> str | None:
@@ -75,12 +76,15 @@ def _user(folder: Path) -> str | None:
 
 @contextmanager
 def running() -> Iterator[dict]:
-    """Start the server; gives pymysql's arguments for its administrator. Raises ServerFailed when it does not start."""
+    """Start the server; gives pymysql's arguments for its administrator. Raises UserError when it does not start."""
     folder = Path(tempfile.mkdtemp(prefix="agenttuning-db-"))
     socket = folder / "s"
     try:
         if len(os.fsencode(socket)) > SOCKET_CHARS:
-            raise ServerFailed(f"{socket} is too long for a unix socket; set TMPDIR to a shorter folder, such as /tmp")
+            raise UserError(
+                f"{socket} is too long for a unix socket; no item of db could be played on a server of our own; set "
+                "TMPDIR to a shorter folder, such as /tmp"
+            )
         user = _user(folder)
         keeper = _start(folder, user)
         try:
@@ -120,5 +124,8 @@ def _wait(socket: Path, keeper: subprocess.Popen, folder: Path) -> None:
         except pymysql.err.OperationalError as error:
             if keeper.poll() is not None or time.monotonic() > end:
                 log = (folder / "log").read_text(errors="replace")[-800:] if (folder / "log").exists() else ""
-                raise ServerFailed(f"mariadbd did not start ({error}); its log ends with:\n{log}") from error
+                raise UserError(
+                    f"mariadbd did not start ({error}); no item of db could be played on it; mend what its log says, "
+                    f"give the address of another server (--env db.dsn=...), or take --backend db=sqlite:\n{log}"
+                ) from error
         time.sleep(0.05)
