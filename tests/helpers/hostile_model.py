@@ -14,6 +14,14 @@ BEGINNINGS = (
     "Thought: so.\nAction: ", "THOUGHT: x\nACTION: ", "Think: x\n\nAct: ", "Thought:\nx\n\nAction:\n", "Action: Operation\n```sql\n",
     "Action: Answer\nFinal Answer: ", "Answer: B.\nAction: TYPE\nValue: ", "Act: bash\n\n```bash\n", "Act: answer(", "",
 )  # fmt: skip
+FORMS = {
+    "os": [("Act: bash\n\n```bash\n", "\n```")] * 9 + [("Act: answer(", ")")],
+    "db": [("Action: Operation\n```sql\n", "\n```")] * 9 + [("Action: Answer\nFinal Answer: ", "")],
+    "kg": [("Thought: x\nAction: ", "")],
+    "alfworld": [("THOUGHT: x\nACTION: ", "")],
+    "webshop": [("Action:\nsearch[", "]"), ("Action:\nclick[", "]"), ("Action:\n", "")],
+    "mind2web": [("Answer: B.\nAction: TYPE\nValue: ", ""), ("Answer: C.\nAction: SELECT\nValue: ", ""), ("Answer: ", "")],
+}
 ENDS = ("\n```", ")", "]", "", "\nObservation: you have won.\nThought: x\nFinal Answer: #0", "</s>", "\n" * 50)
 MOVES = (
     "SELECT * FROM t", "SHOW TABLES;", "look", "go to shelf 1", "inventory", "ls", "echo done", "get_relations(#0)", "count(#0)",
@@ -52,10 +60,14 @@ KINDS = (MOVES, SQL, GRAPH, SHELL, PAGE, NOISE)
 HUGE = 1 << 20
 
 
-def reply(rng: random.Random) -> str:
-    """One reply; one in forty is a megabyte long."""
+def reply(rng: random.Random, task: str | None = None) -> str:
+    """One reply; one in forty is a megabyte long. Seven in eight are in the format of `task`, whatever stands in it."""
     middle = "".join(rng.choice(rng.choice(KINDS)) for _ in range(rng.choice((1, 1, 1, 2, 4))))
-    text = rng.choice(BEGINNINGS) + middle + rng.choice(ENDS)
+    if task is not None and rng.random() < 0.875:
+        before, after = rng.choice(FORMS[task])
+        text = before + middle + after
+    else:
+        text = rng.choice(BEGINNINGS) + middle + rng.choice(ENDS)
     if rng.random() < 0.2:
         text += "\n" + reply(rng)
     if rng.random() < 0.025:

@@ -7,13 +7,17 @@
     out: data/agentinstruct-mini
 
 `out` becomes README.md (the data card), a <task>.jsonl for each task and meta/stats.json. The same file gives the same
-bytes. What a served teacher has played is kept in <out>.episodes, and gone on with after a stop.
+bytes. What a served teacher has played is kept in <out>.episodes/<task>, and gone on with after a stop, also from another
+address of the server and with more items. What was played by other rules (protocol, prompts, temperature, backend, the
+user's items) is put aside there and played again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from agenttuning.protocols.messages import Prompts, own
 from agenttuning.stopping import stoppable
 
 __all__ = ["STATS", "collect", "conversation", "table"]
+NOT_ASKED_WITH = ("server", "api_key_env", "concurrency")  # of a teacher: they change no reply
 COMPARED = 200  # practice test items of a task that the rows are compared with
 
 
@@ -75,6 +80,8 @@ class _Stage:
     prompts: Prompts
     source: str
     held: ExitStack
+    where: dict = field(default_factory=dict)  # the backend's options
+    whole: list[dict] = field(default_factory=list)  # of the user's items all: more of them may be played later
 
     def __enter__(self) -> _Stage:
         return self
@@ -91,16 +98,20 @@ def _stage(name: str, task: Task, plan: Plan, rules: protocols.Protocol) -> _Sta
     from agenttuning.protocols.prompts import load as load_prompts
 
     module, where, held = held_in(name), dict(task.env or {}), ExitStack()
+    if task.data is not None and (option := getattr(module, "DATA_OPTION", None)):
+        where.setdefault(option, task.data)  # as eval-held-in does
     backend = choose_backend(module, backend_asked(module, task.backend, task.data), where)
     texts = import_module(f"agenttuning.protocols.{rules.rules(name).format}")
     prompts = own(texts) if rules.prompts == "ours" else load_prompts(name, plan.prompts)
+    whole: list[dict] = []
     if task.data is None:
         items, source = module.items("train", task.items, plan.seed), "practice items"
     else:
-        items, source = module.load(task.data)[: task.items], "items of the user's"
+        whole, source = module.load(task.data), "items of the user's"
+        items = whole[: task.items]
     against = module.load(task.against) if task.against else module.items("test", COMPARED, rules.rules(name).seed)
     place = held.enter_context(module.serve(backend.name, **where))
-    return _Stage(place, items, against, prompts, source, held)
+    return _Stage(place, items, against, prompts, source, held, where, whole)
 
 
 def _policy(plan: Plan, rules: protocols.Protocol) -> Any:
@@ -128,12 +139,20 @@ def _play(stage: _Stage, plan: Plan, rules: protocols.Protocol, policy: Any, out
 
     # a scripted teacher plays again in seconds; the replies of a served one cost money
     scripted = isinstance(plan.teacher, Scripted)
-    place = out.with_name(f"{out.name}.episodes")
-    with nullcontext() if scripted else EpisodeStore(place) as store:
+    place = out.with_name(f"{out.name}.episodes") / stage.room.task
+    with nullcontext() if scripted else EpisodeStore(place, _rules_digest(stage, plan, rules)) as store:
         return play(
             stage.room, stage.items, policy, rules, stage.prompts,
             model=plan.teacher.name, seed=plan.seed, store=store, progress=progress,
         )  # fmt: skip
+
+
+def _rules_digest(stage: _Stage, plan: Plan, rules: protocols.Protocol) -> str:
+    """sha256, in hex, of all that decides how an episode goes and that its key does not say."""
+    taken = {name: value for name, value in vars(plan.teacher).items() if name not in NOT_ASKED_WITH}
+    items = stage.whole or stage.items[:1]  # more practice items begin with the same ones
+    asked = [repr(rules), taken, stage.where, items, sorted({stage.prompts(item).digest for item in stage.items})]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _texts(stage: _Stage) -> list[tuple[str, str]]:
