@@ -132,9 +132,9 @@ def _published(entry: dict, name: str, folder: Path, rules: protocols.Protocol, 
 def _check_heard(stage: Stage, records: list[dict]) -> None:
     if all(record["status"] == status.AGENT_ERROR for record in records):
         raise UserError(
-            f"{stage.task}: not one of {len(records)} episodes had its answers from the model; the newest was lost to "
-            f"{records[-1]['error']}; the tasks that follow would most likely be lost, too; see to what failed and type "
-            "the same command: what has a result is not played again"
+            f"{stage.task}: not one of {len(records)} episodes had its answers from the model; the last was lost to "
+            f"{records[-1]['error']}; the tasks that follow would most likely be lost, too; see to what failed and "
+            "type the same command: what has a result is not played again"
         )
 
 

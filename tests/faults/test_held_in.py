@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from importlib import import_module
@@ -21,6 +22,7 @@ import pytest
 from agenttuning import protocols, recipe
 from agenttuning.environments import HELD_IN, held_in
 from agenttuning.episodes import index, status, view
+from agenttuning.episodes.filters import Filters
 from agenttuning.episodes.runner import play
 from agenttuning.episodes.store import FILE, EpisodeStore, key_of, read
 from agenttuning.errors import UserError
@@ -36,7 +38,7 @@ from helpers.faulty_server import FaultyServer
 
 PROTOCOL = protocols.load(protocols.FOLDER / "practice.yaml")
 TINY = REPOSITORY / "recipes/agentlm-tiny/sft.yaml"
-EPISODES = {"os": 4, "alfworld": 4}  # the commands of the one wait for input; the other plays 35 turns
+EPISODES = {"os": 4, "alfworld": 4, "kg": 5}  # of the rest 16: commands that wait for input, and many turns
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -57,7 +59,7 @@ class Hostile:
 
 @pytest.mark.parametrize(("task", "backend"), [*((t, held_in(t).BACKENDS[-1].name) for t in HELD_IN), ("db", "mysql")])
 def test_a_hostile_model_is_wrong_and_nothing_else(task, backend, tmp_path, capsys) -> None:
-    """No status of the infrastructure, valid JSON, the same again at another width, and a viewer that it cannot steer."""
+    """No status of the infrastructure, valid JSON, the same at another width, and a viewer that it cannot steer."""
     needs(task, backend)
     module, texts = held_in(task), import_module(f"agenttuning.protocols.{PROTOCOL.rules(task).format}")
     items, played = module.items("test", EPISODES.get(task, 16), 4), []
@@ -76,14 +78,8 @@ def test_a_hostile_model_is_wrong_and_nothing_else(task, backend, tmp_path, caps
     found = index.read(tmp_path / "160")
     for entry, record in found.records(found.entries):
         assert not STEERS.search(view.trajectory(record, entry.kinds, colour=False, full=True))
-    page = episodes_page.write(found, found.entries, index_filters(), tmp_path / "page.html", None).read_text()
+    page = episodes_page.write(found, found.entries, Filters(), tmp_path / "page.html", None).read_text()
     assert not STEERS.search(page) and not re.search(r"<(script|img|iframe|svg)", page)
-
-
-def index_filters():
-    from agenttuning.episodes.filters import Filters
-
-    return Filters()
 
 
 @pytest.fixture
@@ -123,11 +119,10 @@ def test_a_model_that_never_answers_ends_the_run_after_one_task(run) -> None:
 class Ended:
     """`agenttuning eval-held-in` against a server here, with a temporary folder of its own, ended at a question."""
 
-    def __init__(self, folder: Path) -> None:
-        self.temporary = Path(os.environ.get("TMPDIR") or "/tmp") / f"held-in-{os.getpid()}"  # short: a socket lies in it
-        self.out, self.asked, self.at, self.runner = folder, 0, None, None
+    def __init__(self, temporary: Path) -> None:
+        self.temporary, self.asked, self.at, self.runner = temporary, 0, None, None
         self.server = FaultyServer(self._asked)
-        self.server.reply = lambda messages: hostile_model.answer_of(messages, 1)
+        self.server.reply = lambda messages: hostile_model.answer_of(messages, 1)[:LONGEST]
 
     def _asked(self, number: int, messages: list[dict]) -> None:
         self.asked += 1
@@ -136,13 +131,25 @@ class Ended:
 
     def run(self, out: Path, at: tuple[int, int] | None = None) -> int:
         """Play, or go on; ended by signal at[0] at question at[1]."""
-        words = ["eval-held-in", str(TINY), "--server", self.server.url, "--served-model", "m", "--protocol", "practice"]
-        words += ["--items", "4", "--out", str(out), "--api-key-env", "CANARY", "--backend", "db=mysql"]
+        words = ["eval-held-in", str(TINY), "--server", self.server.url, "--served-model", "m"]
+        words += [
+            "--protocol",
+            "practice",
+            "--items",
+            "4",
+            "--out",
+            str(out),
+            "--api-key-env",
+            "CANARY",
+            "--backend",
+            "db=mysql",
+        ]
         words += [word for task in ("os", "db", "kg", "webshop", "mind2web") for word in ("--task", task)]
         kept = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(self.temporary), "CANARY": KEY}
         self.asked, self.at = 0, at
-        with (self.out / "log").open("ab") as log:
-            self.runner = subprocess.Popen([sys.executable, "-m", "agenttuning", *words], env=kept, stdout=log, stderr=log)
+        with out.with_suffix(".log").open("ab") as log:
+            command = [sys.executable, "-m", "agenttuning", *words]
+            self.runner = subprocess.Popen(command, env=kept, stdout=log, stderr=log)
             return self.runner.wait(120)
 
     def left(self) -> list[str]:
@@ -159,6 +166,7 @@ class Ended:
             time.sleep(0.05)
 
 
+LONGEST = 1 << 17  # characters of a reply; the client takes a megabyte of JSON
 KEY = "sk-canary-0123456789"
 
 
@@ -191,9 +199,12 @@ def test_a_run_that_is_ended_again_and_again_is_a_whole_one(tmp_path) -> None:
     """By kill -9, SIGTERM and Ctrl-C; what is left then, and in the end the episodes and scores of one that was not."""
     needs("os", "sandbox")
     needs("db", "mysql")
-    ended = Ended(tmp_path)
-    ended.temporary.mkdir()
-    ended.temporary.chmod(0o711)
+    with tempfile.TemporaryDirectory(prefix="h") as temporary:  # short: a socket lies in it
+        Path(temporary).chmod(0o711)  # another user's server, too
+        end_and_compare(Ended(Path(temporary)), tmp_path)
+
+
+def end_and_compare(ended: Ended, tmp_path: Path) -> None:
     with ended.server:
         assert ended.run(tmp_path / "whole") == 0
         n = ended.asked

@@ -7,9 +7,9 @@
     out: data/agentinstruct-mini
 
 `out` becomes README.md (the data card), a <task>.jsonl for each task and meta/stats.json. The same file gives the same
-bytes. What a served teacher has played is kept in <out>.episodes/<task>, and gone on with after a stop, also from another
-address of the server and with more items. What was played by other rules (protocol, prompts, temperature, backend, the
-user's items) is put aside there and played again.
+bytes. What a served teacher has played is kept in <out>.episodes/<task>, and gone on with after a stop, also with more
+items and at another address of the server. What was played by other rules (protocol, prompts, temperature, options of
+the backend, the user's items) is put aside there and played again.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ def _start(folder: Path, user: str | None) -> subprocess.Popen:
     files = folder / "files"
     files.mkdir()
     # tmpdir: TMPDIR, which they would take, may be ours alone
-    both = ["--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}", *([f"--user={user}"] if user else [])]
+    both = ["--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
+    both += [f"--user={user}"] if user else []
     install = [binary("mariadb-install-db"), *both, "--skip-test-db", "--auth-root-authentication-method=normal"]
     server = [binary("mariadbd"), *both, f"--socket={folder / 's'}", f"--pid-file={folder / 'pid'}"]
     server += [f"--secure-file-priv={files}", *SETTINGS]
