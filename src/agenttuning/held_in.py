@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttuning import protocols, run_record
 from agenttuning.data.folders import alone_in
+from agenttuning.disk import needs_room
 from agenttuning.environments import HELD_IN, Backend, Room, backend_of, held_in
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
@@ -102,7 +103,7 @@ def evaluate_held_in(
     rules = load_protocol(protocol)
     chosen = _chosen(tasks, {**(backends or {}), **(where or {}), **(data or {})})
     folder = Path(out) if out else recipe.run_dir / "eval" / label / "held-in" / rules.name
-    with ExitStack() as held:  # all rooms are open before a model is loaded: what cannot be played is said first
+    with needs_room(folder), ExitStack() as held:  # all rooms are open before a model is loaded: what cannot be played is said first
         stages = [
             _stage(task, rules, (backends or {}).get(task, "auto"), dict((where or {}).get(task, {})),
                    (data or {}).get(task), prompts, most, held)

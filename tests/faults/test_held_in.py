@@ -5,6 +5,7 @@ The parts have tests of their own; here they are put together, as `agenttuning e
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -220,3 +221,19 @@ def end_and_compare(ended: Ended, tmp_path: Path) -> None:
     whole, parts = (scores.read(tmp_path / name / scores.FILE) for name in ("whole", "parts"))
     assert {**whole, "notes": None} == {**parts, "notes": None}
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY in path.read_text(errors="replace")]
+
+
+def test_a_full_disk_is_said_wherever_it_is_met(run, monkeypatch) -> None:
+    def full(path: Path, *_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)  # scores.json, and the note of the rules
+        with pytest.raises(UserError, match="rules.part is full .*same command"):
+            judge(run, tasks=["kg"])
+    judge(run, tasks=["kg"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(UserError, match="scores.* is full .*same command"):
+            judge(run, policy=lambda turns: 1 / 0, tasks=["kg"])  # nothing is put aside
+    assert judge(run, policy=lambda turns: 1 / 0, tasks=["kg"])["tasks"]["practice-kg.embedded"]["score"] == 100

@@ -26,6 +26,7 @@ from agenttuning import protocols
 from agenttuning.collect.card import STATS, check_place, table, write
 from agenttuning.collect.plan import Plan, Scripted, Task, read_plan
 from agenttuning.collect.rows import conversation, kept, statistics, total
+from agenttuning.disk import needs_room
 from agenttuning.environments import HELD_IN, TASKS, Room, held_in, room
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
@@ -49,6 +50,11 @@ def collect(path: str | Path, out: str | Path | None = None, progress: bool = Tr
     plan = read_plan(path)
     out = Path(out or plan.out)
     check_place(out)
+    with needs_room(out):
+        return _collected(plan, out, progress)
+
+
+def _collected(plan: Plan, out: Path, progress: bool) -> Path:
     rules = protocols.load(protocols.FOLDER / f"{plan.protocol}.yaml")
     policy = _policy(plan, rules)
     rows, stats, compared = {}, {}, {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import sys
 from collections import Counter, deque
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from agenttuning.disk import FULL
 from agenttuning.environments import Room
 from agenttuning.episodes import status
 from agenttuning.episodes.asking import Batch, Single, asker_of
@@ -31,7 +31,6 @@ from agenttuning.protocols import Protocol
 from agenttuning.protocols.messages import Prompts, assistant
 
 log = logging.getLogger(__name__)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOST_IN_A_ROW = 16  # episodes, or all that are live where those are more, after which nothing more is expected
 
 
