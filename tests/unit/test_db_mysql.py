@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -359,6 +360,18 @@ def test_a_server_that_does_not_start_says_why(monkeypatch) -> None:
     monkeypatch.setattr(private_server, "binary", lambda name: None)
     assert [lack.command for lack in db.missing("mysql")] == ["apt-get install mariadb-server"]
     assert db.missing("mysql", dsn="mysql://me@h/") == db.missing("sqlite") == []
+
+
+def test_the_server_sees_neither_our_keys_nor_needs_our_temporary_folder(monkeypatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="db") as folder:
+        Path(folder).chmod(0o755)  # another user may look, and not write
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setenv("SOME_KEY", "sk-canary")
+        with private_server.running() as where:
+            pid = (Path(where["unix_socket"]).parent / "pid").read_text().strip()
+            assert "sk-canary" not in Path(f"/proc/{pid}/environ").read_text()
+        assert not os.listdir(folder)
 
 
 def test_the_embedded_backend_agrees_with_it(where) -> None:

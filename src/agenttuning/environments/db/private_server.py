@@ -20,6 +20,7 @@ from agenttuning.errors import UserError
 KEEPER = Path(__file__).with_name("keeper.py")
 INSTALL = Missing("mariadbd and mariadb-install-db (Debian: mariadb-server)", "apt-get install mariadb-server")
 START_S = 180.0  # for the installation, which takes some seconds, and the server
+SURROUNDINGS = ("PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "TZ")
 SOCKET_CHARS = 100  # a unix socket's path has room for 107 bytes
 # MySQL 8's default is utf8mb4_0900_ai_ci: case- and accent-insensitive, trailing blanks count. This is MariaDB's like.
 COLLATION = "utf8mb4_uca1400_nopad_ai_ci"
@@ -111,7 +112,9 @@ def _start(folder: Path, user: str | None) -> subprocess.Popen:
     server = [binary("mariadbd"), *both, f"--socket={folder / 's'}", f"--pid-file={folder / 'pid'}"]
     server += [f"--secure-file-priv={files}", *SETTINGS]
     command = [sys.executable, "-I", "-S", str(KEEPER), str(folder), str(os.getpid()), json.dumps([install, server])]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=folder)
+    # what else our surroundings hold, such as a server's key, is not for a program that runs the model's text
+    kept = {name: os.environ[name] for name in SURROUNDINGS if name in os.environ}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=folder, env=kept)
 
 
 def _wait(socket: Path, keeper: subprocess.Popen, folder: Path) -> None:
