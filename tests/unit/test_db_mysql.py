@@ -353,6 +353,19 @@ def test_nothing_is_left_running(how: str, tmp_path) -> None:
         runner.wait()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_installation_that_is_cut_off_leaves_nothing(number: int) -> None:
+    code = "from agenttuning.environments.db import private_server as p\nwith p.running(): input()"
+    with tempfile.TemporaryDirectory(prefix="db") as folder:
+        Path(folder).chmod(0o711)
+        own = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": folder}
+        runner = subprocess.Popen([sys.executable, "-c", code], env=own, stderr=subprocess.DEVNULL)
+        wait_for(lambda: list(Path(folder).glob("*/data/ibdata1")))
+        runner.send_signal(number)
+        assert runner.wait(30) in (-number, 1)
+        wait_for(lambda: not os.listdir(folder))
+
+
 def test_a_server_that_does_not_start_says_why(monkeypatch) -> None:
     monkeypatch.setattr(private_server, "SETTINGS", ("--no-such-option",))
     with pytest.raises(UserError, match="(?s)could be played on it.*no-such-option"), private_server.running():
