@@ -50,4 +50,3 @@ def _around() -> list[str]:
         "prompts   of paper-text and paper-code: AgentInstruct on the Hub, or --prompts its rows, or a checkout",
         "          of AgentBench (git clone https://github.com/THUDM/AgentBench && git -C AgentBench checkout f36853f)",
     ]
-

@@ -103,7 +103,8 @@ def evaluate_held_in(
     rules = load_protocol(protocol)
     chosen = _chosen(tasks, {**(backends or {}), **(where or {}), **(data or {})})
     folder = Path(out) if out else recipe.run_dir / "eval" / label / "held-in" / rules.name
-    with needs_room(folder), ExitStack() as held:  # all rooms are open before a model is loaded: what cannot be played is said first
+    # all rooms are open before a model is loaded: what cannot be played is said first
+    with needs_room(folder), ExitStack() as held:
         stages = [
             _stage(task, rules, (backends or {}).get(task, "auto"), dict((where or {}).get(task, {})),
                    (data or {}).get(task), prompts, most, held)

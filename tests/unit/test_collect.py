@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from agenttuning.collect import STATS, collect, conversation
+from agenttuning.collect import card as cards
 from agenttuning.collect.rows import kept
 from agenttuning.data import sources
 from agenttuning.data.convert import convert
@@ -208,13 +209,26 @@ def test_what_a_served_teacher_played_is_not_bought_twice_nor_taken_for_other_ru
             assert len(list(folder.glob("episodes.before-*"))) == number
 
 
-def test_two_collections_into_one_folder_and_one_that_was_killed(tmp_path) -> None:
+def test_two_collections_into_one_folder_and_one_that_was_killed(tmp_path, monkeypatch) -> None:
     """Each of both is whole, one takes the place of the other; what a kill left between two renames is put back."""
     code = "import sys; from agenttuning.collect import collect; collect(sys.argv[1], sys.argv[2], progress=False)"
-    folder = run(tmp_path)
-    words = [sys.executable, "-c", code, str(tmp_path / "collect.yaml"), str(folder)]
-    both = [subprocess.Popen(words, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) for _ in range(2)]
-    assert [one.wait() for one in both] == [0, 0]
+    words, other, card = (
+        [sys.executable, "-c", code, str(tmp_path / "collect.yaml"), str(tmp_path / "out")],
+        [],
+        cards.card,
+    )
+
+    def slow(stats: dict) -> str:
+        own = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        other.append(subprocess.Popen(words, env=own, stderr=subprocess.PIPE, text=True))
+        assert "waiting for it" in other[0].stderr.readline()
+        return card(stats)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cards, "card", slow)
+        folder = run(tmp_path)
+    assert other[0].wait(30) == 0
+    other[0].stderr.close()
     before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     folder.rename(tmp_path / ".out.old")
     (tmp_path / ".out.new").mkdir()
