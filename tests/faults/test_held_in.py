@@ -5,6 +5,7 @@ The parts have tests of their own; here they are put together, as `agenttuning e
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -237,3 +238,23 @@ def test_a_full_disk_is_said_wherever_it_is_met(run, monkeypatch) -> None:
         with pytest.raises(UserError, match="scores.* is full .*same command"):
             judge(run, policy=lambda turns: 1 / 0, tasks=["kg"])  # nothing is put aside
     assert judge(run, policy=lambda turns: 1 / 0, tasks=["kg"])["tasks"]["practice-kg.embedded"]["score"] == 100
+
+
+def test_ctrl_c_does_not_wait_for_a_command_that_runs_for_long(tmp_path) -> None:
+    needs("os", "sandbox")
+    begun = []
+
+    class Sleeper:
+        async def ask(self, turn: Turn) -> str:
+            if turn.item.endswith("_0"):
+                await asyncio.sleep(2)
+                begun.append(time.monotonic())
+                raise KeyboardInterrupt
+            return turn.write("x", "bash: while :; do echo; sleep 1; done")
+
+    module, texts = held_in("os"), import_module("agenttuning.protocols.os_interaction")
+    items = module.items("test", 3, 0)
+    with module.serve("sandbox") as room, EpisodeStore(tmp_path) as store, pytest.raises(KeyboardInterrupt):
+        play(room, items, Sleeper(), PROTOCOL, own(texts), model="m", seed=0, store=store, progress=False)
+    assert time.monotonic() - begun[0] < 8, "it would run for 30 seconds"
+    assert {record["status"] for record in read(tmp_path / FILE)} == {status.CANCELLED}
