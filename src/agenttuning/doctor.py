@@ -53,4 +53,3 @@ def _around() -> list[str]:
         "          of AgentBench (git clone https://github.com/THUDM/AgentBench && git -C AgentBench checkout f36853f)",
         "          alfworld's, webshop's and mind2web's demonstrations, which the paper showed, are in the latter only",
     ]
-

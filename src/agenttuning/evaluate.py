@@ -21,6 +21,7 @@ from agenttuning.chat import fingerprint
 from agenttuning.errors import UserError
 from agenttuning.model_files import find_model, model_digest
 from agenttuning.scoring import intervals, scores
+from agenttuning.stopping import stoppable
 from agenttuning.suites import Suite, suite_for
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 GENERAL = "general.json"
 
 
+@stoppable()
 def evaluate(
     recipe: Recipe,
     model: str | Path | None = None,

@@ -22,6 +22,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import protocols, run_record
+from agenttuning.data.folders import alone_in
+from agenttuning.disk import needs_room
 from agenttuning.environments import HELD_IN, Backend, Room, backend_of, benchmark_items, held_in
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
@@ -31,6 +33,7 @@ from agenttuning.protocols.prompts import not_the_papers
 from agenttuning.recipe.keys import nearest
 from agenttuning.scoring import scores
 from agenttuning.scoring.compare import published_lines
+from agenttuning.stopping import stoppable
 
 if TYPE_CHECKING:
     from agenttuning.policies import Policy
@@ -86,6 +89,7 @@ class Stage:
         return f"{group}.{self.backend.name}"
 
 
+@stoppable()
 def evaluate_held_in(
     recipe: Recipe,
     make_policy,
@@ -114,14 +118,15 @@ def evaluate_held_in(
         raise UserError(f"protocol {rules.name} has prompts of its own; --prompts would do nothing; leave it out")
     chosen = _chosen(tasks, {**(backends or {}), **(where or {}), **(data or {})})
     folder = Path(out) if out else recipe.run_dir / "eval" / label / "held-in" / rules.name
-    with ExitStack() as held:  # all rooms are open before a model is loaded: what cannot be played is said first
+    # all rooms are open before a model is loaded: what cannot be played is said first
+    with needs_room(folder), ExitStack() as held:
         stages = [
             _stage(task, rules, (backends or {}).get(task, "auto"), dict((where or {}).get(task, {})),
                    (data or {}).get(task), prompts, most, held)
             for task in chosen
         ]  # fmt: skip
         print(announcement(stages, rules, folder, model), flush=True)
-        policy, found, played = make_policy(rules), _kept(folder, rules, model), []
+        policy, found, played = make_policy(rules), {}, []
         for stage in stages:
             try:
                 records = play_stage(stage, rules, policy, folder, model)
@@ -132,12 +137,9 @@ def evaluate_held_in(
             name, stale = stage.name, None
             if entry["not_comparable"] and name == stage.task:
                 name, stale = stage.other_name, name
-            found["tasks"].pop(stale, None)
-            found["tasks"][name] = entry
             played.append(name)
-            found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
-            found["notes"] = _notes(recipe, label)
-            scores.write(found, folder)
+            found = _published(entry, name, stale, folder, rules, model, _notes(recipe, label))
+            _check_heard(stage, records)
     of_benchmark = [name for name in played if found["tasks"][name]["not_comparable"] is None]
     beside = published_lines(recipe.name, of_benchmark)
     print(summary(found, played), *beside, f"written: {folder}", flush=True, sep="\n")
@@ -147,6 +149,31 @@ def evaluate_held_in(
             "the same command plays the lost ones again"
         )
     return found
+
+
+def _published(
+    entry: dict, name: str, stale: str | None, folder: Path, rules: protocols.Protocol, model: str, notes: dict
+) -> dict:
+    """The folder's scores with this entry and without the one named `stale`, written; another run may play another task
+    into the same folder.
+    """
+    with alone_in(folder):
+        found = _kept(folder, rules, model)
+        found["tasks"].pop(stale, None)
+        found["tasks"][name] = entry
+        found["groups"] = {GROUP: _held_in_mean(found["tasks"])}
+        found["notes"] = notes
+        scores.write(found, folder)
+    return found
+
+
+def _check_heard(stage: Stage, records: list[dict]) -> None:
+    if all(record["status"] == status.AGENT_ERROR for record in records):
+        raise UserError(
+            f"{stage.task}: not one of {len(records)} episodes had its answers from the model; the last was lost to "
+            f"{records[-1]['error']}; the tasks that follow would most likely be lost, too; see to what failed and "
+            "type the same command: what has a result is not played again"
+        )
 
 
 def _held_in_mean(tasks: dict[str, dict]) -> dict:

@@ -122,15 +122,23 @@ def test_an_answer_of_ten_megabytes_is_not_held() -> None:
     assert server.sent < 9_000_000 and peak < 60_000_000
 
 
-def test_no_server_at_all(caplog) -> None:
+def test_no_server_at_all_ends_the_run(tmp_path, caplog) -> None:
     with FaultyServer() as server:
         url = server.url
-    policy = client(url, retries=1)
-    records = run(policy, retries=0)
-    assert policy.counts["asked_again"] == 24
-    assert caplog.text.count("attempt 1 of 2") == 1  # not once for each
-    assert {record["status"] for record in records} == {status.AGENT_ERROR}
-    assert "gave no usable answer in 2 attempts" in records[0]["error"]
+    policy = client(url, retries=2)
+    with EpisodeStore(tmp_path) as store, pytest.raises(UserError, match="could not be reached for .*same command"):
+        run(policy, retries=0, store=store)
+    assert policy.counts["asked_again"] == 48
+    assert caplog.text.count("attempt 1 of 3") == 1  # not once for each
+    assert {record["status"] for record in read(tmp_path / FILE)} == {status.CANCELLED}
+
+
+def test_a_question_that_takes_the_server_down_is_the_episodes_own(undisturbed) -> None:
+    """It was answered by nothing, but the server was there: for others, or to be killed."""
+    with FaultyServer(lambda number, messages: "die") as server:
+        policy = client(server.url, retries=1)
+        records = run(policy, toy_task.items("test", 1, 0), retries=0)
+    assert records[0]["status"] == status.AGENT_ERROR and "gave no usable answer in 2 attempts" in records[0]["error"]
 
 
 def test_the_key_stands_nowhere(tmp_path, monkeypatch, caplog) -> None:

@@ -18,6 +18,7 @@ SAME = [
     ("SELECT Name FROM Players WHERE Points BETWEEN 9 AND '11'", "[('bob',), ('Carl',)]"),
     ("SELECT COUNT(*), SUM(Points), AVG(Points) FROM Players", "[(4, 31.5, 7.875)]"),
     ("SELECT MIN(Points), MAX(Points) FROM Players", "[('10.5', 'abc')]"),
+    ("SELECT CAST('-1e99' AS DECIMAL(65,30))", f"[(Decimal('-{'9' * 35}.{'9' * 30}'),)]"),
     ("SELECT SUM(CASE WHEN Points > 9 THEN 1 ELSE 0 END), AVG(1) FROM Players", "[(Decimal('2'), Decimal('1.0000'))]"),
     ("SELECT MAX(CAST(Points AS SIGNED)), SUM(CAST(Points AS DECIMAL(10,2))) FROM Players", "[(12, Decimal('31.50'))]"),
     ("SELECT Town, COUNT(*) FROM Players GROUP BY Town ORDER BY COUNT(*) DESC, Town LIMIT 2", "[('Oslo', 2), ('Lima', 1)]"),
@@ -108,6 +109,7 @@ SLOW = {  # bounded by the server's time
     "sleep, unbounded": "SET STATEMENT max_statement_time = 0 FOR SELECT SLEEP(1000)",
     "benchmark": "SELECT BENCHMARK(10000000000, MD5('a'))",
     "cross join": "SELECT COUNT(*) FROM " + ", ".join(f"Players t{i}" for i in range(20)),
+    "joins": "SELECT COUNT(*) FROM Players" + "".join(f" JOIN Players t{i}" for i in range(40)),
     "recursive": "WITH RECURSIVE c AS (SELECT 1 x UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c",
     "many rows": "SELECT * FROM " + ", ".join(f"Players t{i}" for i in range(12)),
 }

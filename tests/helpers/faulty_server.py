@@ -37,7 +37,7 @@ class FaultyServer:
         self.most, self._now = 0, 0
         self._lock, self._over, self._open = threading.Lock(), threading.Event(), set()
         self._server, self._gone = None, False
-        self.delay = 0.0
+        self.delay, self.reply = 0.0, reply_to
 
     @property
     def url(self) -> str:
@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.home.delay:
                 time.sleep(self.home.delay)
-            self._answer(self.home.fault(number, body["messages"]), reply_to(body["messages"]))
+            self._answer(self.home.fault(number, body["messages"]), self.home.reply(body["messages"]))
         finally:
             self.home.end()
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from agenttuning.collect import STATS, collect, conversation
+from agenttuning.collect import card as cards
 from agenttuning.collect.rows import kept
 from agenttuning.data import sources
 from agenttuning.data.convert import convert
 from agenttuning.errors import UserError
 from agenttuning.protocols import react
 from agenttuning.protocols.messages import assistant, own
+from helpers.faulty_server import FaultyServer
 
 PLAN = {
     "teacher": {"slip": 0.2, "give_up": 0.05, "seed": 0},
@@ -180,3 +186,51 @@ def test_conversation_maps_the_flags() -> None:
         {"from": "human", "loss": None, "value": "O"},
         {"from": "gpt", "loss": True, "value": "Action: x"},
     ]
+
+
+def served(tmp_path, server, teacher=(), **changes) -> tuple[int, Path]:
+    """A collection by a served teacher; how often it was asked, and the folder of its shop episodes."""
+    asked = len(server.asked)
+    one = {"server": server.url, "model": "toy", "seed": 0, **dict(teacher)}
+    plan = {"teacher": one, "tasks": {"shop": {"items": 6, "threshold": 0.0}}, "out": "unused", **changes}
+    run(tmp_path, plan)
+    return len(server.asked) - asked, tmp_path / "out.episodes/shop"
+
+
+def test_what_a_served_teacher_played_is_not_bought_twice_nor_taken_for_other_rules(tmp_path, capsys) -> None:
+    with FaultyServer() as server, FaultyServer() as moved:
+        first, folder = served(tmp_path, server)
+        assert first >= 6 and served(tmp_path, server)[0] == 0
+        more = {"tasks": {"shop": {"items": 9, "threshold": 0.0}}}
+        assert 3 <= served(tmp_path, moved, {"concurrency": 2}, **more)[0] < first  # the three new ones
+        assert not list(folder.glob("episodes.before-*"))
+        for number, teacher in enumerate(({"temperature": 0.5}, {"max_new_tokens": 7}, {"seed": 1}), start=1):
+            assert served(tmp_path, server, teacher)[0] == first
+            assert len(list(folder.glob("episodes.before-*"))) == number
+
+
+def test_two_collections_into_one_folder_and_one_that_was_killed(tmp_path, monkeypatch) -> None:
+    """Each of both is whole, one takes the place of the other; what a kill left between two renames is put back."""
+    code = "import sys; from agenttuning.collect import collect; collect(sys.argv[1], sys.argv[2], progress=False)"
+    words, other, card = (
+        [sys.executable, "-c", code, str(tmp_path / "collect.yaml"), str(tmp_path / "out")],
+        [],
+        cards.card,
+    )
+
+    def slow(stats: dict) -> str:
+        own = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        other.append(subprocess.Popen(words, env=own, stderr=subprocess.PIPE, text=True))
+        assert "waiting for it" in other[0].stderr.readline()
+        return card(stats)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cards, "card", slow)
+        folder = run(tmp_path)
+    assert other[0].wait(30) == 0
+    other[0].stderr.close()
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    folder.rename(tmp_path / ".out.old")
+    (tmp_path / ".out.new").mkdir()
+    assert {path.name: path.read_bytes() for path in run(tmp_path).rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["collect.yaml", "out"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from agenttuning import protocols
@@ -353,13 +356,63 @@ def test_nothing_is_left_running(how: str, tmp_path) -> None:
         runner.wait()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_installation_that_is_cut_off_leaves_nothing(number: int) -> None:
+    code = "from agenttuning.environments.db import private_server as p\nwith p.running(): input()"
+    with tempfile.TemporaryDirectory(prefix="db") as folder:
+        Path(folder).chmod(0o711)
+        own = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": folder}
+        runner = subprocess.Popen([sys.executable, "-c", code], env=own, stderr=subprocess.DEVNULL)
+        wait_for(lambda: list(Path(folder).glob("*/data/ibdata1")))
+        runner.send_signal(number)
+        assert runner.wait(30) in (-number, 1)
+        wait_for(lambda: not list(Path(folder).iterdir()))
+
+
+def test_the_keeper_ends_and_removes_all_as_soon_as_it_is_let_go(tmp_path) -> None:
+    """Also while its parent is still there: a process that is killed closes its files before it is gone."""
+    folder, told = tmp_path / "folder", tmp_path / "pid"
+    folder.mkdir()
+    commands = [["true"], ["sh", "-c", f"sh -c 'echo $$ > {told}; sleep 60; true'; true"]]
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(private_server.KEEPER),
+        str(folder),
+        str(os.getpid()),
+        json.dumps(commands),
+    ]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as keeper:
+        wait_for(lambda: told.exists() and told.read_text().strip())
+        keeper.send_signal(signal.SIGTERM)  # a batch system's, which all processes get: the runner ends us
+        time.sleep(0.2)
+        assert keeper.poll() is None and folder.exists()
+    assert keeper.returncode == 0 and not folder.exists() and not running(int(told.read_text()))
+
+
 def test_a_server_that_does_not_start_says_why(monkeypatch) -> None:
     monkeypatch.setattr(private_server, "SETTINGS", ("--no-such-option",))
-    with pytest.raises(ServerFailed, match="no-such-option"), private_server.running():
+    with pytest.raises(UserError, match="(?s)could be played on it.*no-such-option"), private_server.running():
         pass
     monkeypatch.setattr(private_server, "binary", lambda name: None)
     assert [lack.command for lack in db.missing("mysql")] == ["apt-get install mariadb-server"]
     assert db.missing("mysql", dsn="mysql://me@h/") == db.missing("sqlite") == []
+
+
+def test_the_server_sees_neither_our_keys_nor_needs_our_temporary_folder(monkeypatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="db") as folder:
+        Path(folder).chmod(0o755)  # another user may look, and not write
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setenv("SOME_KEY", "sk-canary")
+        with private_server.running() as where:
+            pid = (Path(where["unix_socket"]).parent / "pid").read_text().strip()
+            assert "sk-canary" not in Path(f"/proc/{pid}/environ").read_text()
+            with pymysql.connect(**where) as session, session.cursor() as cursor:
+                cursor.execute("SELECT @@tmpdir")
+                assert cursor.fetchone() == (str(Path(where["unix_socket"]).parent),)
+        assert not list(Path(folder).iterdir())
 
 
 def test_the_embedded_backend_agrees_with_it(where) -> None:

@@ -127,6 +127,22 @@ def test_an_address_that_cannot_be_asked_is_refused(url) -> None:
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("code", [200, 400])
+@pytest.mark.parametrize("before", range(270, 300, 10))
+def test_not_even_half_a_key_is_told(monkeypatch, code, before) -> None:
+    """Where a long answer that repeats the key is shortened, the cut may go through it."""
+    monkeypatch.setenv("TOY_KEY", "sk-canary-0123456789")
+    body = {"error": {"message": "x" * before + "sk-canary-0123456789"}}
+    faulty = __import__("helpers.faulty_server").faulty_server
+    monkeypatch.setitem(faulty.BODIES, "told", json.dumps(body).encode())
+    monkeypatch.setitem(faulty.REFUSALS, "told so", (code, body, {}))
+    with FaultyServer(lambda number, messages: "told" if code == 200 else "told so") as server:
+        asked = policy(server.url, key_variable="TOY_KEY", patience=Patience(retries=0))
+        with pytest.raises(GaveUp, match="xxx") as error:
+            ask(asked, turn())
+    assert "sk-" not in str(error.value)
+
+
 @pytest.mark.parametrize("key", [None, "", "  ", "sk\nX-Header: a", "schlüssel"])
 def test_a_variable_without_a_key_is_refused(monkeypatch, key) -> None:
     monkeypatch.delenv("TOY_KEY", raising=False)

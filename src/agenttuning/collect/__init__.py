@@ -7,14 +7,18 @@
     out: data/agentinstruct-mini
 
 `out` becomes README.md (the data card), a <task>.jsonl for each task and meta/stats.json. The same file gives the same
-bytes. What a served teacher has played is kept in <out>.episodes, and gone on with after a stop.
+bytes. What a served teacher has played is kept in <out>.episodes/<task>, and gone on with after a stop, also with more
+items and at another address of the server. What was played by other rules (protocol, prompts, temperature, options of
+the backend, the user's items) is put aside there and played again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,15 +27,19 @@ from agenttuning import protocols
 from agenttuning.collect.card import STATS, check_place, table, write
 from agenttuning.collect.plan import Plan, Scripted, Task, read_plan
 from agenttuning.collect.rows import conversation, kept, statistics, total
+from agenttuning.disk import needs_room
 from agenttuning.environments import HELD_IN, TASKS, Room, held_in, room
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Prompts, own
+from agenttuning.stopping import stoppable
 
 __all__ = ["STATS", "collect", "conversation", "table"]
+NOT_ASKED_WITH = ("server", "api_key_env", "concurrency")  # of a teacher: they change no reply
 COMPARED = 200  # practice test items of a task that the rows are compared with
 
 
+@stoppable()
 def collect(path: str | Path, out: str | Path | None = None, progress: bool = True) -> Path:
     """Play the training items of a collection file with its teacher, write what the filter keeps, return the folder.
 
@@ -39,12 +47,17 @@ def collect(path: str | Path, out: str | Path | None = None, progress: bool = Tr
     or not at all. Raises UserError for a bad file, for an `out` that holds something else, for a task that cannot be
     played here, and when more episodes were lost to infrastructure than the protocol allows.
     """
-    from agenttuning.held_in import load_protocol
-
     path = Path(path)
     plan = read_plan(path)
     out = Path(out or plan.out)
     check_place(out)
+    with needs_room(out):
+        return _collected(path, plan, out, progress)
+
+
+def _collected(path: Path, plan: Plan, out: Path, progress: bool) -> Path:
+    from agenttuning.held_in import load_protocol
+
     rules = load_protocol(plan.protocol)
     if plan.prompts and rules.prompts == "ours":
         raise UserError(f"{path}: protocol {rules.name} has prompts of its own; `prompts` would do nothing")
@@ -86,6 +99,8 @@ class _Stage:
     prompts: Prompts
     source: str
     held: ExitStack
+    where: dict = field(default_factory=dict)  # the backend's options
+    whole: list[dict] = field(default_factory=list)  # of the user's items all: more of them may be played later
 
     def __enter__(self) -> _Stage:
         return self
@@ -102,16 +117,20 @@ def _stage(name: str, task: Task, plan: Plan, rules: protocols.Protocol) -> _Sta
     from agenttuning.protocols.prompts import load as load_prompts
 
     module, where, held = held_in(name), dict(task.env or {}), ExitStack()
+    if task.data is not None and (option := getattr(module, "DATA_OPTION", None)):
+        where.setdefault(option, task.data)  # as eval-held-in does
     backend = choose_backend(module, backend_asked(module, task.backend, task.data), where)
     texts = import_module(f"agenttuning.protocols.{rules.rules(name).format}")
     prompts = own(texts) if rules.prompts == "ours" else load_prompts(name, plan.prompts)
+    whole: list[dict] = []
     if task.data is None:
         items, source = module.items("train", task.items, plan.seed), "practice items"
     else:
-        items, source = module.load(task.data)[: task.items], "items of your own"
+        whole, source = module.load(task.data), "items of your own"
+        items = whole[: task.items]
     against = module.load(task.against) if task.against else module.items("test", COMPARED, rules.rules(name).seed)
     place = held.enter_context(module.serve(backend.name, **where))
-    return _Stage(place, items, against, prompts, source, held)
+    return _Stage(place, items, against, prompts, source, held, where, whole)
 
 
 def _policy(plan: Plan) -> Any:
@@ -140,8 +159,8 @@ def _play(stage: _Stage, plan: Plan, rules: protocols.Protocol, policy: Any, out
 
     # a scripted teacher plays again in seconds; the replies of a served one cost money
     scripted = isinstance(plan.teacher, Scripted)
-    place = episodes_of(out)
-    with nullcontext() if scripted else EpisodeStore(place) as store:
+    place = episodes_of(out) / stage.room.task
+    with nullcontext() if scripted else EpisodeStore(place, _rules_digest(stage, plan, rules)) as store:
         try:
             return play(
                 stage.room, stage.items, policy, rules, stage.prompts,
@@ -156,6 +175,14 @@ def _play(stage: _Stage, plan: Plan, rules: protocols.Protocol, policy: Any, out
 def episodes_of(out: str | Path) -> Path:
     """Where every episode of a served teacher is kept, also those that the filter refused."""
     return Path(out).with_name(f"{Path(out).name}.episodes")
+
+
+def _rules_digest(stage: _Stage, plan: Plan, rules: protocols.Protocol) -> str:
+    """sha256, in hex, of all that decides how an episode goes and that its key does not say."""
+    taken = {name: value for name, value in vars(plan.teacher).items() if name not in NOT_ASKED_WITH}
+    items = stage.whole or stage.items[:1]  # more practice items begin with the same ones
+    asked = [repr(rules), taken, stage.where, items, sorted({stage.prompts(item).digest for item in stage.items})]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _texts(stage: _Stage) -> list[tuple[str, str]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
+from agenttuning.data.folders import alone_in
 from agenttuning.errors import UserError
 
 STATS = Path("meta") / "stats.json"  # not beside the rows: a reader of the folder would take it for a split
@@ -21,22 +21,29 @@ def check_place(out: Path) -> None:
 def write(out: Path, rows: dict[str, list[dict]], stats: dict) -> None:
     """Write the folder; an older collection there is replaced."""
     # Written beside `out` and renamed, so that `out` is never half a collection.
-    temporary, old = (out.with_name(f".{out.name}.{kind}.{os.getpid()}") for kind in ("new", "old"))
-    try:
-        (temporary / STATS).parent.mkdir(parents=True)
-        for name, kept in rows.items():
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-            (temporary / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-        (temporary / STATS).write_text(json.dumps(stats, indent=1) + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(card(stats), encoding="utf-8")
-        if out.exists():
-            out.rename(old)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+    temporary, old = (out.with_name(f".{out.name}.{kind}") for kind in ("new", "old"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(out.parent):
+        _settle(temporary, old, out)  # after a kill
+        try:
+            (temporary / STATS).parent.mkdir(parents=True)
+            for name, kept in rows.items():
+                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+                (temporary / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+            (temporary / STATS).write_text(json.dumps(stats, indent=1) + "\n", encoding="utf-8")
+            (temporary / "README.md").write_text(card(stats), encoding="utf-8")
+            if out.exists():
+                out.rename(old)
+            temporary.rename(out)
+        finally:
+            _settle(temporary, old, out)
+
+
+def _settle(temporary: Path, old: Path, out: Path) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)
+    if old.exists() and not out.exists():
+        old.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def card(stats: dict) -> str:

@@ -34,9 +34,7 @@ def kept(name: str, records: list[dict], threshold: float, fresh: bool = False) 
             continue
         talks = exchanges(record["messages"]) if fresh else [answered(record["messages"])]
         ids = [f"{name}_{number}_{turn}" for turn in range(len(talks))] if fresh else [f"{name}_{number}"]
-        rows += [
-            {"id": row_id, "conversations": conversation(talk)} for row_id, talk in zip(ids, talks, strict=True)
-        ]
+        rows += [{"id": row_id, "conversations": conversation(talk)} for row_id, talk in zip(ids, talks, strict=True)]
     return rows
 
 

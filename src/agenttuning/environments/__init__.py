@@ -9,6 +9,7 @@ An environment is anything with this small face:
     actions() -> list[str]    some admissible actions of the present state
     close()                   gives back what the environment holds (a database, a folder, a sandbox)
     metrics() -> dict         optional: further numbers and labels of the present state (F1, exact match, a category)
+    abort()                   optional, from another thread: end the call that is going on, whatever it gives then
     over: bool                optional: after reset, whether the episode has ended before the first turn; and
     ended: str                with it, how, where that is not "completed", as in Step
 

@@ -119,7 +119,11 @@ class Threaded:
             self._env.close()
 
     async def leave(self) -> None:
-        """Give the environment up in the middle of an episode: close it after the call that it is in."""
+        """Give the environment up in the middle of an episode: close it after the call that it is in, which is cut off
+        where the environment can do that.
+        """
+        if self._lane.busy and hasattr(self._env, "abort"):
+            self._env.abort()
         await self.close()
 
     def _abandon(self) -> None:

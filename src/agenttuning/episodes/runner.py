@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from agenttuning.disk import FULL
 from agenttuning.environments import Room
 from agenttuning.episodes import status
 from agenttuning.episodes.asking import Batch, Single, asker_of
@@ -30,7 +31,6 @@ from agenttuning.protocols import Protocol
 from agenttuning.protocols.messages import Prompts, assistant
 
 log = logging.getLogger(__name__)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOST_IN_A_ROW = 16  # episodes, or all that are live where those are more, after which nothing more is expected
 
 
@@ -78,8 +78,13 @@ def play(
     key |= {"seed": seed, "model": model, "sample": sample}
     done = {} if store is None else {item["id"]: store.result(key_of({**key, "item": item["id"]})) for item in items}
     records = {item: record for item, record in done.items() if record is not None}
-    if records:
-        log.info("%s: %d of %d episodes are in the store already", room.task, len(records), len(items))
+    if records and progress:
+        print(
+            f"{room.task}: {len(records)} of {len(items)} episodes are in {store.folder} already; they are not played "
+            "again",
+            file=sys.stderr,
+            flush=True,
+        )
     pending = deque((place, item) for place, item in enumerate(items) if item["id"] not in records)
     live = min(width, room.slots or width, len(pending))
     counts = Counter() if counts is None else counts

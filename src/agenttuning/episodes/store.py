@@ -184,14 +184,18 @@ def _cut_torn_line(path: Path) -> int:
 
 def _put_aside(folder: Path, rules: str) -> None:
     note, episodes = folder / "rules.txt", folder / FILE
-    if episodes.exists() and (not note.exists() or note.read_text().strip() != rules):
+    if note.exists() and note.read_text().strip() == rules:
+        return
+    if episodes.exists():
         number = next(n for n in range(1, 10_000) if not (folder / f"episodes.before-{n}.jsonl").exists())
         episodes.rename(folder / f"episodes.before-{number}.jsonl")
         print(
             f"{folder}: items, environment, protocol or chat format have changed; earlier episodes are now in "
             f"episodes.before-{number}.jsonl"
         )
-    note.write_text(rules + "\n")
+    part = note.with_suffix(".part")  # a note that is half written would put good episodes aside
+    part.write_text(rules + "\n")
+    part.replace(note)
 
 
 def _take_lock(path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -42,8 +43,8 @@ class Completion:
     counts: dict[str, int]
 
 
-def read_completion(data: bytes) -> Completion:
-    """The reply of a chat completion. Raises Again for bytes that are none."""
+def read_completion(data: bytes, hide: Callable[[str], str] = str) -> Completion:
+    """The reply of a chat completion. Raises Again for bytes that are none, which says what `hide` makes of them."""
     if not data.strip():
         raise Again("an empty answer")
     text, broken = _decoded(data)
@@ -52,13 +53,13 @@ def read_completion(data: bytes) -> Completion:
         choice = answer["choices"][0]
         reply = choice["message"]["content"]
     except (ValueError, RecursionError):
-        raise Again(f"an answer that is no JSON: {_shortened(text)}") from None
+        raise Again(f"an answer that is no JSON: {_shortened(hide(text))}") from None
     except (KeyError, IndexError, TypeError):
-        raise Again(f"an answer without choices[0].message.content: {_shortened(text)}") from None
+        raise Again(f"an answer without choices[0].message.content: {_shortened(hide(text))}") from None
     if reply is None:  # a model that ended at once, or spent its tokens on hidden reasoning
         reply = ""
     if not isinstance(reply, str):
-        raise Again(f"an answer whose content is no text: {_shortened(text)}")
+        raise Again(f"an answer whose content is no text: {_shortened(hide(text))}")
     cleaned = reply.encode("utf-8", "replace").decode("utf-8")
     usage = answer.get("usage")
     counts = {

@@ -1,8 +1,8 @@
 """Asks a model behind an OpenAI-compatible server: vLLM, TGI, llama.cpp's server, policies/serve.py, or a paid one.
 
 What asking again may mend is asked again by itself: no connection, a time-out, status 408, 429 and 5xx, an answer that
-is no chat completion. A status that would be the same for every turn (401, 403, 404) ends the run. Anything else, and
-what stays broken, is an agent_error of that episode.
+is no chat completion. A status that would be the same for every turn (401, 403, 404) ends the run, and so does a server
+that cannot be reached at all. Anything else, and what stays broken, is an agent_error of that episode.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class OpenAIPolicy:
         self.counts: Counter[str] = Counter()
         self._clients: list[httpx.AsyncClient] | None = None
         self._free: list[httpx.AsyncClient] = []
-        self._context, self._told = None, -TELL_S
+        self._context, self._told, self._heard = None, -TELL_S, 0.0
 
     def __repr__(self) -> str:
         return f"OpenAIPolicy({self.base_url!r}, {self.model!r})"
@@ -135,11 +135,12 @@ class OpenAIPolicy:
     async def ask(self, turn: Turn) -> str | ContextLimit:
         """One reply. Raises GaveUp for what stays broken, UserError for what would be so for every turn."""
         body = json.dumps(self.payload(turn)).encode("ascii")
-        patience = self.patience
+        patience, begun, there = self.patience, time.monotonic(), False
         for attempt in range(patience.retries + 1):
             try:
                 return await self._ask(body)
             except (Again, httpx.TransportError, TimeoutError) as error:
+                there = there or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 reason = self._hidden(str(error) or type(error).__name__)
                 wait = min(patience.longest, patience.wait * 2**attempt)
                 if isinstance(error, Again) and error.after is not None:
@@ -148,6 +149,12 @@ class OpenAIPolicy:
                 self.counts["asked_again"] += 1
                 self._tell(f"attempt {attempt + 1} of {patience.retries + 1}: {reason}")
                 await asyncio.sleep(wait)
+        if not there and self._heard < begun:  # nobody else was answered either
+            raise UserError(
+                f"{self.base_url} could not be reached for {time.monotonic() - begun:.0f} s ({reason}); every further "
+                "turn would wait as long; start the server, or mend its address, and type the same command: what has a "
+                "result is not played again"
+            )
         raise GaveUp(f"{self.base_url} gave no usable answer in {patience.retries + 1} attempts; the last: {reason}")
 
     def payload(self, turn: Turn) -> dict:
@@ -177,19 +184,21 @@ class OpenAIPolicy:
                 asyncio.timeout(self.patience.total),
                 client.stream("POST", url, content=body, headers=headers) as response,
             ):
+                self._heard = time.monotonic()
                 async for chunk in response.aiter_raw():
                     data += chunk
                     if len(data) > self.patience.max_bytes:
                         raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
         if response.status_code != 200:
             return self._refused(response, bytes(data))
-        completion = read_completion(bytes(data))
+        completion = read_completion(bytes(data), self._hidden)
         self.counts.update(completion.counts)
         # vLLM shows the blank that Llama's first token begins with; TGI, which the paper used, and `decode` do not
         return completion.text.removeprefix(" ")
 
     def _refused(self, response: httpx.Response, data: bytes) -> ContextLimit:
-        code, text = response.status_code, self._hidden(said(data))
+        # hidden before it is shortened: half a key would not be found
+        code, text = response.status_code, said(self._hidden(data.decode("utf-8", "replace")).encode())
         if (limit := overflow_of(code, data)) is not None:
             self.counts["context_limit"] += 1
             return limit

@@ -35,8 +35,8 @@ def serve(name: str, dsn: str | None = None, statement_s: float | None = None) -
     """The room of a backend. Raises UserError for another name.
 
     dsn: mysql://user:password@host:3306/ of a server on which that user may create databases and users; None: a private
-    MariaDB. statement_s: seconds that a statement may take there. Raises UserError when the server cannot be used,
-    ServerFailed when the private one does not start.
+    MariaDB. statement_s: seconds that a statement may take there. Raises UserError when the server cannot be used
+    or the private one does not start.
     """
     backend = backend_of(NAME, BACKENDS, name)
     if backend.name == SQLITE.name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -14,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agenttuning.environments import Missing
+from agenttuning.errors import UserError
 
 KEEPER = Path(__file__).with_name("keeper.py")
 INSTALL = Missing("mariadbd and mariadb-install-db (Debian: mariadb-server)", "apt-get install mariadb-server")
-START_S = 60.0
+START_S = 180.0  # for the installation, which takes some seconds, and the server
+SURROUNDINGS = ("PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "TZ")
 SOCKET_CHARS = 100  # a unix socket's path has room for 107 bytes
 # MySQL 8's default is utf8mb4_0900_ai_ci: case- and accent-insensitive, trailing blanks count. This is MariaDB's like.
 COLLATION = "utf8mb4_uca1400_nopad_ai_ci"
@@ -44,7 +47,7 @@ SETTINGS = (
 
 
 class ServerFailed(RuntimeError):
-    """The database server could not be started or is gone; it says nothing about the model."""
+    """The database server is gone; it says nothing about the model."""
 
 
 def binary(name: str) -> str | None:
@@ -74,14 +77,16 @@ def _user(folder: Path) -> str | None:
 
 @contextmanager
 def running() -> Iterator[dict]:
-    """Start the server; gives pymysql's arguments for its administrator. Raises ServerFailed when it does not start."""
+    """Start the server; gives pymysql's arguments for its administrator. Raises UserError when it does not start."""
     folder = Path(tempfile.mkdtemp(prefix="agenttuning-db-"))
     socket = folder / "s"
     try:
         if len(os.fsencode(socket)) > SOCKET_CHARS:
-            raise ServerFailed(f"{socket} is too long for a unix socket; set TMPDIR to a shorter folder, such as /tmp")
+            raise UserError(
+                f"{socket} is too long for a unix socket; no item of db could be played on a server of our own; set "
+                "TMPDIR to a shorter folder, such as /tmp"
+            )
         user = _user(folder)
-        _install(folder, user)
         keeper = _start(folder, user)
         try:
             _wait(socket, keeper, folder)
@@ -97,22 +102,19 @@ def running() -> Iterator[dict]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _install(folder: Path, user: str | None) -> None:
-    command = [binary("mariadb-install-db"), "--no-defaults", f"--datadir={folder / 'data'}", "--skip-test-db"]
-    command += ["--auth-root-authentication-method=normal", *([f"--user={user}"] if user else [])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, stdin=subprocess.DEVNULL, timeout=300)
-    if done.returncode:
-        raise ServerFailed(f"mariadb-install-db ended with {done.returncode}: {(done.stderr or done.stdout)[-400:]}")
-
-
 def _start(folder: Path, user: str | None) -> subprocess.Popen:
     files = folder / "files"
     files.mkdir()
-    server = [binary("mariadbd"), "--no-defaults", f"--datadir={folder / 'data'}", f"--socket={folder / 's'}"]
-    server += [f"--pid-file={folder / 'pid'}", f"--secure-file-priv={files}", *SETTINGS]
-    server += [f"--user={user}"] if user else []
-    command = [sys.executable, "-I", "-S", str(KEEPER), str(folder), str(os.getpid()), *server]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=folder)
+    # tmpdir: TMPDIR, which they would take, may be ours alone
+    both = ["--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
+    both += [f"--user={user}"] if user else []
+    install = [binary("mariadb-install-db"), *both, "--skip-test-db", "--auth-root-authentication-method=normal"]
+    server = [binary("mariadbd"), *both, f"--socket={folder / 's'}", f"--pid-file={folder / 'pid'}"]
+    server += [f"--secure-file-priv={files}", *SETTINGS]
+    command = [sys.executable, "-I", "-S", str(KEEPER), str(folder), str(os.getpid()), json.dumps([install, server])]
+    # what else our surroundings hold, such as a server's key, is not for a program that runs the model's text
+    kept = {name: os.environ[name] for name in SURROUNDINGS if name in os.environ}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=folder, env=kept)
 
 
 def _wait(socket: Path, keeper: subprocess.Popen, folder: Path) -> None:
@@ -126,5 +128,8 @@ def _wait(socket: Path, keeper: subprocess.Popen, folder: Path) -> None:
         except pymysql.err.OperationalError as error:
             if keeper.poll() is not None or time.monotonic() > end:
                 log = (folder / "log").read_text(errors="replace")[-800:] if (folder / "log").exists() else ""
-                raise ServerFailed(f"mariadbd did not start ({error}); its log ends with:\n{log}") from error
+                raise UserError(
+                    f"mariadbd did not start ({error}); no item of db could be played on it; mend what its log says, "
+                    f"give the address of another server (--env db.dsn=...), or take --backend db=sqlite:\n{log}"
+                ) from error
         time.sleep(0.05)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 from sqlglot import exp
@@ -27,6 +27,8 @@ STEPS_AT_ONCE = 10_000
 PAGES = 2_000  # of 4 kB, the table's most
 TOO_MUCH = "3024 (HY000): Query execution was interrupted, maximum statement execution time exceeded"
 READ_ROWS = 20_000
+DIGITS = 65  # of a DECIMAL
+_WIDE = Context(prec=2 * DIGITS)
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 100_000,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 200_000,
@@ -187,8 +189,18 @@ def _shown(value: Any, kind: Type) -> Any:
     if kind == "double":
         return float(value)
     if isinstance(kind, int) and isinstance(value, int | float):
-        return Decimal(repr(value)).quantize(Decimal(1).scaleb(-kind), ROUND_HALF_UP)
+        return _decimal(value, kind)
     return value
+
+
+def _decimal(value: float, scale: int) -> Decimal | None:
+    # MySQL's DECIMAL has 65 digits; what does not fit is the largest that does
+    if value != value:
+        return None
+    step = Decimal(1).scaleb(-scale)
+    most = _WIDE.subtract(Decimal(1).scaleb(DIGITS - scale), step)
+    exact = min(max(Decimal(repr(value)), most.copy_negate()), most)
+    return exact.quantize(step, ROUND_HALF_UP, context=_WIDE)
 
 
 def _clause(tree: exp.Expression, name: str) -> str:

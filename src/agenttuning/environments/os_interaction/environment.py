@@ -18,7 +18,7 @@ from typing import Any
 
 from agenttuning.environments import Move, Step
 from agenttuning.environments.os_interaction.checks import INIT_S, judge, script_argv
-from agenttuning.environments.os_interaction.sandbox import SandboxError
+from agenttuning.environments.os_interaction.sandbox import Sandbox, SandboxError
 from agenttuning.environments.os_interaction.shell import Shell
 
 SHOWN, KEPT = 800, 780  # characters: above SHOWN the first KEPT and a notice
@@ -132,6 +132,12 @@ class Environment:
         """The item's labels and the kind of rule that judged it."""
         rule = "match" if self.item.get("match") else "check"
         return {"rule": rule, "labels": " ".join(self.item.get("labels", []))}
+
+    def abort(self) -> None:
+        """End the command that is running, by ending its machine: half a minute of it is long after Ctrl-C."""
+        machine = self.machine
+        if isinstance(machine, Sandbox):
+            machine.kill()
 
     def close(self) -> None:
         """End the machine and everything in it."""

@@ -235,12 +235,16 @@ class Sandbox:
         """A terminal with a login shell, as a container gives it."""
         return Shell(self.argv(*SHELL), ENVIRONMENT)
 
-    def close(self) -> None:
-        """Kill everything inside and remove what it held. May be called twice."""
-        self.line.close()
+    def kill(self) -> None:
+        """Kill everything inside; may be called from another thread while something runs there. `close` must follow."""
         if self.first is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.first, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill everything inside and remove what it held. May be called twice."""
+        self.line.close()
+        self.kill()
         if self.process is not None:
             try:
                 self.process.wait(5)
