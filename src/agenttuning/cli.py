@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from agenttuning import arguments as words_of
 from agenttuning.errors import Stopped, UserError
 
 Arguments = argparse.Namespace
@@ -243,164 +244,26 @@ def quickstart(arguments: Arguments) -> None:
     run(arguments.path)
 
 
-def _takes_recipe(
-    parser: argparse.ArgumentParser, words: str = "key=value", said: str = "e.g. learning_rate=1e-5 mixture.seed=3"
-) -> None:
-    parser.add_argument("recipe", help="a recipe, e.g. recipes/agentlm-13b/sft.yaml (a folder means its sft.yaml)")
-    parser.add_argument("overrides", nargs="*", metavar=words, help=said)
-    parser.add_argument("--run-dir", help="where the run is written; default runs/<folder>/<stem>")
-
-
-def _takes_data(parser: argparse.ArgumentParser) -> None:
-    _takes_recipe(parser)
-    parser.add_argument(
-        "--data", action="append", default=[], metavar="NAME=PATH", help="read a source from a local path (repeatable)"
-    )
-
-
-def _takes_n(parser: argparse.ArgumentParser) -> None:
-    _takes_data(parser)
-    parser.add_argument("--n", type=int, default=3, help="conversations printed per source (default 3)")
-    parser.add_argument("--sample", type=int, default=300, help="conversations on the page (default 300)")
-    parser.add_argument("--sample-seed", type=int, help="draws other ones; default the mixture's seed")
-
-
-def _takes_push(parser: argparse.ArgumentParser) -> None:
-    _takes_data(parser)
-    parser.add_argument("--reviewed", metavar="FILE", help="findings of secrets.jsonl that you judge harmless")
-    parser.add_argument("--dry", action="store_true", help="check, write the folder that would be sent, and stop")
-
-
-def _takes_json(parser: argparse.ArgumentParser) -> None:
-    _takes_data(parser)
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
-
-
-def _takes_training(parser: argparse.ArgumentParser) -> None:
-    _takes_data(parser)
-    parser.add_argument("--dry", action="store_true", help="print the plan and stop")
-    parser.add_argument(
-        "--resume", default="auto", help="auto (default): newest good checkpoint; never: start afresh; or a path"
-    )
-    parser.add_argument(
-        "--allow-partial",
-        action="store_true",
-        help="go on from --resume PATH even without its optimizer, schedule or random state; says what is lost",
-    )
-    parser.add_argument(
-        "--cpu-processes", type=int, metavar="N",
-        help="rehearse: run the accelerate config with N processes on this machine's CPU in place of its GPUs",
-    )  # fmt: skip
-
-
-def _takes_model(parser: argparse.ArgumentParser) -> None:
-    _takes_recipe(parser)
-    parser.add_argument("--model", help="a local folder or Hub id to judge instead of the run's own model")
-
-
-def _takes_env(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--env", action="append", default=[], metavar="TASK.OPTION=VALUE",
-        help="an option of a task's backend (repeatable), e.g. kg.url=http://127.0.0.1:8890/sparql",
-    )  # fmt: skip
-
-
-def _takes_held_in(parser: argparse.ArgumentParser) -> None:
-    _takes_model(parser)
-    parser.add_argument("--server", metavar="URL", help="ask an OpenAI-compatible server instead, e.g. of vLLM")
-    parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
-    parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
-    parser.add_argument("--concurrency", type=int, metavar="N", help="requests in flight at the server (default 64)")
-    parser.add_argument("--protocol", default="paper-text", help="paper-text (default), paper-code or practice")
-    parser.add_argument("--prompts", metavar="PATH", help="AgentInstruct's rows or a checkout of AgentBench: where "
-                        "the paper's prompts are (default: AgentInstruct on the Hub)")  # fmt: skip
-    many = {"action": "append", "default": []}
-    parser.add_argument("--task", **many, help="os, db, kg, alfworld, webshop or mind2web (repeatable; default all)")
-    parser.add_argument("--data", **many, metavar="TASK=PATH", help="the benchmark's items (default: practice items)")
-    parser.add_argument("--backend", **many, metavar="TASK=NAME", help="default: the best here, see agenttuning doctor")
-    parser.add_argument("--items", type=int, help="at most so many items a task")
-    parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
-    _takes_env(parser)
-
-
-def _takes_export(parser: argparse.ArgumentParser) -> None:
-    _takes_recipe(parser, "OUT, and key=value", "the folder to write (default: export in the run's folder), and the "
-                  "overrides that it was trained with")  # fmt: skip
-    parser.add_argument(
-        "--checkpoint", help="a checkpoint's folder, best, or last; default the finished model, else the newest"
-    )
-    parser.add_argument("--adapter", action="store_true", help="of a LoRA run the adapter alone, not merged")
-    parser.add_argument("--max-shard-size", metavar="SIZE", help="e.g. 5GB; default that of transformers")
-
-
-def _takes_against(parser: argparse.ArgumentParser) -> None:
-    _takes_data(parser)
-    parser.add_argument(
-        "--against", action="append", required=True, metavar="NAME[=PATH]",
-        help="a name in evaluation/contamination/ or evaluation/suites/, NAME=PATH for rows of your own, or all[=PATH]",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fields", default="", help="text fields of NAME=PATH, comma-separated (default: the name's, or every string)"
-    )
-
-
-def _takes_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", help="the folder to write; it must not be there, or be empty")
-    parser.add_argument("--data", metavar="PATH", help="AgentInstruct rows, instead of the data card agentinstruct")
-    parser.add_argument(
-        "--drop-opening", action="store_true",
-        help="leave out instruction, acknowledgement and demonstration, which show the text grammar; not reversible",
-    )  # fmt: skip
-
-
-def _takes_episodes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="what an evaluation wrote, e.g. runs/agentlm-13b/sft/eval/tuned")
-    parser.add_argument("--task", help="only episodes of this task")
-    parser.add_argument("--status", help="only episodes that ended so, e.g. task_limit")
-    parser.add_argument("--item", help="only items whose id contains this")
-    parser.add_argument("--kind", help="only episodes with this error, e.g. invalid_action")
-    parser.add_argument("--show", metavar="ITEM", help="print the trajectory of this item")
-    parser.add_argument("--full", action="store_true", help="with --show: long messages whole")
-    parser.add_argument("--summary", action="store_true", help="successes with intervals, by task and backend")
-    parser.add_argument("--html", metavar="FILE", help="write a page to look through")
-    parser.add_argument("--export", metavar="FORMAT", help="inspect, traces or agentinstruct, into --out")
-    parser.add_argument("--out", metavar="FOLDER", help="where the export is written; a new folder")
-    parser.add_argument("--limit", type=int, metavar="N", help="most episodes of table (40) or page (200); 0: all")
-
-
-def _takes_errors(parser: argparse.ArgumentParser) -> None:
-    _takes_recipe(parser)
-    parser.add_argument("--episodes", metavar="FOLDER", help="draw these, not eval/base and eval/tuned of the run")
-
-
-def _takes_path(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="a recipe file, or a folder of recipes/")
-
-
-def _takes_collection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="FILE", help="what to collect, e.g. recipes/collect/tiny.yaml (its README.md)")
-
-
 VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentParser], None]]] = {
-    "data": (data, _takes_data),
-    "show-data": (show_data, _takes_n),
-    "push-data": (push_data, _takes_push),
-    "plan": (plan, _takes_json),
-    "train": (train, _takes_training),
-    "eval": (evaluate, _takes_model),
-    "eval-held-in": (eval_held_in, _takes_held_in),
-    "doctor": (doctor, _takes_env),
-    "compare": (compare, _takes_recipe),
-    "report": (report, _takes_recipe),
-    "episodes": (episodes, _takes_episodes),
-    "errors": (errors, _takes_errors),
-    "export": (export, _takes_export),
-    "collect": (collect, _takes_collection),
-    "decontaminate": (decontaminate, _takes_against),
-    "export-tools": (export_tools, _takes_out),
-    "base": (base, _takes_path),
-    "ablation": (ablation, _takes_path),
-    "quickstart": (quickstart, _takes_path),
+    "data": (data, words_of.takes_data),
+    "show-data": (show_data, words_of.takes_n),
+    "push-data": (push_data, words_of.takes_push),
+    "plan": (plan, words_of.takes_json),
+    "train": (train, words_of.takes_training),
+    "eval": (evaluate, words_of.takes_model),
+    "eval-held-in": (eval_held_in, words_of.takes_held_in),
+    "doctor": (doctor, words_of.takes_env),
+    "compare": (compare, words_of.takes_recipe),
+    "report": (report, words_of.takes_recipe),
+    "episodes": (episodes, words_of.takes_episodes),
+    "errors": (errors, words_of.takes_errors),
+    "export": (export, words_of.takes_export),
+    "collect": (collect, words_of.takes_collection),
+    "decontaminate": (decontaminate, words_of.takes_against),
+    "export-tools": (export_tools, words_of.takes_out),
+    "base": (base, words_of.takes_path),
+    "ablation": (ablation, words_of.takes_path),
+    "quickstart": (quickstart, words_of.takes_path),
 }
 
 

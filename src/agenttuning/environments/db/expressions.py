@@ -442,10 +442,9 @@ HANDLERS: dict[type, Callable[[Translator, exp.Expression], Typed]] = {
         [self.visit(node.expression)[0] if node.expression else exp.Literal.string(" "),
          exp.Literal.string(str(node.args.get("position") or "BOTH"))])), "text"),
     exp.NumberToStr: _function("format", "text", "this", "format"), exp.MD5: _function("md5", "text", "this"),
-    exp.Length: _length, exp.StrPosition: _locate, exp.Pad: _pad,
+    exp.Length: _length, exp.StrPosition: _locate, exp.Pad: _pad, exp.Window: _same,
     exp.Year: _date("year"), exp.Month: _date("month"), exp.Day: _date("day"), exp.DayOfMonth: _date("day"),
     exp.CurrentDate: lambda self, node: (exp.Literal.string(datetime.date.today().isoformat()), "text"),
     exp.CurrentSchema: lambda self, node: (exp.Literal.string(self.table), "text"),
     exp.Anonymous: _anonymous, **{window: _keep("int") for window in (exp.RowNumber, exp.Rank, exp.DenseRank)},
-    exp.Window: _same,
 }  # fmt: skip
