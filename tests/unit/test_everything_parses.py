@@ -90,3 +90,9 @@ def test_the_page_of_open_questions_names_real_keys_and_files():
             key = word.split(":")[0]
             pattern = re.escape(key).replace(r"\*", "[^.]+")
             assert any(re.match(f"{pattern}($|[.])", known) for known in base) or "data_cards" in cell, word
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports them by their names alone: of two it collects none."""
+    names = [path.name for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
