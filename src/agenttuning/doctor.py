@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agenttuning.environments import HELD_IN, held_in
-from agenttuning.held_in import check_names, check_options
+from agenttuning.stages import check_names, check_options
 
 
 def doctor(where: Mapping[str, Mapping[str, str]] | None = None) -> list[dict]:

@@ -8,31 +8,23 @@ reply met the paper's prompt and rules; any other bears the name of its items an
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agenttuning import protocols, run_record
 from agenttuning.data.folders import alone_in
 from agenttuning.disk import needs_room
-from agenttuning.environments import HELD_IN, Backend, Room, backend_of, benchmark_items, held_in
+from agenttuning.environments import HELD_IN
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
-from agenttuning.protocols.messages import Prompts, own
-from agenttuning.protocols.prompts import load as load_prompts
-from agenttuning.protocols.prompts import not_the_papers
-from agenttuning.recipe.keys import nearest
 from agenttuning.scoring import scores
 from agenttuning.scoring.compare import published_lines
+from agenttuning.stages import Stage, check_names, digest, prepare
 from agenttuning.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -40,53 +32,6 @@ if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 GROUP = "held_in"
-PAPER = ("paper-text", "paper-code")  # the protocols whose scores may be set beside the paper's
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One task made ready: its items and what they are, how they are opened, and the backend they are played in."""
-
-    task: str
-    module: ModuleType
-    room: Room
-    where: dict[str, str]
-    items: list[dict]
-    practice: bool
-    prompts: Prompts
-    wanted: int  # items of the benchmark
-    protocol: protocols.Protocol
-
-    @property
-    def backend(self) -> Backend:
-        """The room's own: what it is may depend on what it found (changed files, a missing model)."""
-        return self.room.backend
-
-    @property
-    def why_not(self) -> str | None:
-        """Why the score is not one of the benchmark; None where it is."""
-        if self.practice:
-            return "practice items of our own"
-        if not self.backend.comparable:
-            return f"backend {self.backend.name}: {self.backend.label}"
-        if len(self.items) != self.wanted:
-            return f"{len(self.items)} items, and the benchmark has {self.wanted}"
-        if other := benchmark_items.differ(self.task, self.items):
-            return other
-        if not _is_the_papers(self.protocol):
-            return f"protocol {self.protocol.label} is not the paper's"
-        return not_the_papers(self.task, self.prompts(self.items[0]))
-
-    @property
-    def name(self) -> str:
-        """What the score is to be reported as."""
-        return self.task if self.why_not is None else self.other_name
-
-    @property
-    def other_name(self) -> str:
-        """What a score is reported as that is not the benchmark's."""
-        group = f"practice-{self.task}" if self.practice else self.items[0]["id"].rpartition("_")[0]
-        return f"{group}.{self.backend.name}"
 
 
 @stoppable()
@@ -113,7 +58,7 @@ def evaluate_held_in(
     task, backend or option, for data that cannot be read, where nothing of a task can be played here, and, when all is
     written and printed, for tasks that lost so many episodes that they have no score.
     """
-    rules = load_protocol(protocol)
+    rules = protocols.find(protocol)
     if prompts is not None and rules.prompts == "ours":
         raise UserError(f"protocol {rules.name} has prompts of its own; --prompts would do nothing; leave it out")
     chosen = _chosen(tasks, {**(backends or {}), **(where or {}), **(data or {})})
@@ -121,8 +66,10 @@ def evaluate_held_in(
     # all rooms are open before a model is loaded: what cannot be played is said first
     with needs_room(folder), ExitStack() as held:
         stages = [
-            _stage(task, rules, (backends or {}).get(task, "auto"), dict((where or {}).get(task, {})),
-                   (data or {}).get(task), prompts, most, held)
+            prepare(
+                task, rules, held, most=most, backend=(backends or {}).get(task, "auto"),
+                where=(where or {}).get(task), data=(data or {}).get(task), prompts=prompts,
+            )
             for task in chosen
         ]  # fmt: skip
         print(announcement(stages, rules, folder, model), flush=True)
@@ -182,22 +129,6 @@ def _held_in_mean(tasks: dict[str, dict]) -> dict:
     return mean if set(HELD_IN) <= set(tasks) else {**mean, "score": None, "interval": None}
 
 
-def _is_the_papers(rules: protocols.Protocol) -> bool:
-    """Whether these are the rules that this repository keeps for the paper's scores, value for value."""
-    return rules.name in PAPER and rules == protocols.load(protocols.FOLDER / f"{rules.name}.yaml")
-
-
-def load_protocol(name: str) -> protocols.Protocol:
-    """A protocol that knows the held-in tasks, by its name in evaluation/protocols/ or by path."""
-    path = protocols.FOLDER / f"{name}.yaml"
-    known = sorted(file.stem for file in protocols.FOLDER.glob("*.yaml"))
-    if not path.is_file():
-        path = Path(name)
-    if not path.is_file():
-        raise UserError(f"there is no protocol {name!r}; nothing could be played by it; {nearest(name, known)}")
-    return protocols.load(path)
-
-
 def play_stage(stage: Stage, rules: protocols.Protocol, policy: Policy, folder: Path, model: str) -> list[dict]:
     """The records of one stage, played or taken from its folder."""
     from agenttuning.episodes.runner import play
@@ -209,36 +140,6 @@ def play_stage(stage: Stage, rules: protocols.Protocol, policy: Policy, folder: 
         return play(stage.room, stage.items, policy, rules, stage.prompts, model=model, seed=seed, store=store)
 
 
-def choose_backend(module: ModuleType, asked: str, where: Mapping[str, str]) -> Backend:
-    """The backend that was asked for, or for "auto" the first that lacks nothing here. Raises UserError, naming what
-    is missing and the command that supplies it.
-    """
-    check_options(module, where)
-    wanted = module.BACKENDS if asked == "auto" else (backend_of(module.NAME, module.BACKENDS, asked),)
-    lacks: list[str] = []
-    for backend in wanted:
-        missing = module.missing(backend.name, **where)
-        if not missing:
-            return backend
-        lacks += [f"  {backend.name} needs {one.what}: {one.command}" for one in missing]
-    raise UserError("\n".join([f"{module.NAME} cannot be played here; `agenttuning doctor` shows what can", *lacks]))
-
-
-def backend_asked(module: ModuleType, asked: str, data: str | Path | None) -> str:
-    """The name to choose by: practice items are made for the embedded backend, which needs no server."""
-    return module.BACKENDS[-1].name if asked == "auto" and data is None else asked
-
-
-def check_options(module: ModuleType, where: Mapping[str, Any]) -> None:
-    """Raise UserError for an option that no backend of the task has."""
-    known = list(inspect.signature(module.serve).parameters)[1:]
-    if by_backend := getattr(module, "OPTIONS", None):  # `serve` itself checks that the backend has them
-        known = sorted(set().union(*by_backend.values()))
-    for name in where:
-        if name not in known:
-            raise UserError(f"{module.NAME} has no option {name!r}; it would do nothing; {nearest(name, known)}")
-
-
 def _chosen(tasks: Iterable[str] | None, spoken_of: Iterable[str]) -> list[str]:
     chosen = list(dict.fromkeys(HELD_IN if tasks is None else tasks))
     check_names([*chosen, *spoken_of])
@@ -248,39 +149,6 @@ def _chosen(tasks: Iterable[str] | None, spoken_of: Iterable[str]) -> list[str]:
             f"({', '.join(chosen)}); it would do nothing; leave it out, or add --task {idle[0]}"
         )
     return chosen
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Raise UserError for a name that is none of the six tasks'."""
-    for name in names:
-        if name not in HELD_IN:
-            raise UserError(f"there is no held-in task {name!r}; it cannot be played; {nearest(name, HELD_IN)}")
-
-
-def _stage(
-    task: str,
-    rules: protocols.Protocol,
-    asked: str,
-    where: dict[str, str],
-    data: str | Path | None,
-    prompts: str | Path | None,
-    most: int | None,
-    held: ExitStack,
-) -> Stage:
-    module, told = held_in(task), rules.rules(task)
-    if data is not None and (option := getattr(module, "DATA_OPTION", None)):
-        where.setdefault(option, str(data))  # the backend is stocked from where the items are
-    backend = choose_backend(module, backend_asked(module, asked, data), where)
-    n = told.n if most is None else min(told.n, most)
-    if n < 1:
-        raise UserError(f"{most} items were asked for; a score needs at least 1")
-    items = module.items("test", n, told.seed) if data is None else module.load(data)[: n if most else None]
-    if not items:
-        raise UserError(f"{data} holds no item of {task} that can be played; there would be nothing to score")
-    texts = import_module(f"agenttuning.protocols.{told.format}")
-    opening = own(texts) if rules.prompts == "ours" else load_prompts(task, prompts)
-    room = held.enter_context(module.serve(backend.name, **where))
-    return Stage(task, module, room, where, items, data is None, opening, told.n, rules)
 
 
 def announcement(stages: list[Stage], rules: protocols.Protocol, folder: Path, model: str) -> str:
@@ -318,20 +186,16 @@ def _entry(stage: Stage, records: list[dict], rules: protocols.Protocol) -> dict
         "not_comparable": why_not,
         "backend": {"name": stage.backend.name, "label": stage.backend.label},
         "prompts": {"source": stage.prompts(stage.items[0]).source, "digests": sorted(prompt)},
-        "items_sha256": _digest(stage.items),
+        "items_sha256": digest(stage.items),
     }
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _rules_digest(stage: Stage, rules: protocols.Protocol) -> str:
     """sha256, in hex, of all that a record's key does not say and that decides how an episode goes."""
     format_file = Path(import_module(f"agenttuning.protocols.{rules.rules(stage.task).format}").__file__)
     code = [*sorted(Path(stage.module.__file__).parent.glob("*.py")), format_file]
-    asked = [repr(rules), _digest(stage.items), sorted({stage.prompts(item).digest for item in stage.items})]
-    return _digest([*asked, stage.where, *(file.read_text(encoding="utf-8") for file in code)])
+    asked = [repr(rules), digest(stage.items), sorted({stage.prompts(item).digest for item in stage.items})]
+    return digest([*asked, stage.where, *(file.read_text(encoding="utf-8") for file in code)])
 
 
 def _kept(folder: Path, rules: protocols.Protocol, model: str) -> dict:

@@ -13,11 +13,11 @@ from agenttuning import protocols
 from agenttuning.environments import HELD_IN, Backend, held_in
 from agenttuning.episodes import status
 from agenttuning.episodes.runner import play
-from agenttuning.held_in import choose_backend
 from agenttuning.policies.expert import expert
 from agenttuning.policies.random_policy import random_policy
 from agenttuning.policies.teacher import teacher
 from agenttuning.protocols.messages import own
+from agenttuning.stages import choose_backend
 
 RULES = protocols.load(protocols.FOLDER / "practice.yaml")
 N = 12

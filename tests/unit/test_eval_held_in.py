@@ -15,7 +15,7 @@ from agenttuning.environments import HELD_IN, Backend, Missing, Room, benchmark_
 from agenttuning.environments import held_in as package
 from agenttuning.episodes.store import read
 from agenttuning.errors import UserError
-from agenttuning.held_in import Stage, choose_backend, evaluate_held_in
+from agenttuning.held_in import evaluate_held_in
 from agenttuning.players import player
 from agenttuning.policies import ContextLimit
 from agenttuning.policies.expert import expert
@@ -24,6 +24,7 @@ from agenttuning.protocols.messages import Prompt
 from agenttuning.protocols.prompts import ROWS
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.scoring import scores
+from agenttuning.stages import Stage, choose_backend
 from helpers.tiny_llama import save_tiny_llama
 
 TINY = REPOSITORY / "recipes/agentlm-tiny/sft.yaml"
@@ -126,7 +127,7 @@ def stage(**changes) -> Stage:
     backend = Backend("real", "the real thing", comparable=True)
     known = {"task": "db", "module": package("db"), "room": Room("db", backend, dict), "where": {}, "wanted": 2,
              "items": [{"id": "dbbench-standard_0"}, {"id": "dbbench-standard_1"}], "practice": False,
-             "prompts": prompt("AgentBench checkout"), "protocol": held_in.load_protocol("paper-text")}  # fmt: skip
+             "prompts": prompt("AgentBench checkout"), "protocol": protocols.find("paper-text")}  # fmt: skip
     return Stage(**{**known, **changes})
 
 
@@ -141,23 +142,23 @@ def test_only_the_whole_benchmark_on_a_real_backend_bears_its_name(two) -> None:
 
 @pytest.mark.parametrize("name", ["paper-text", "paper-code"])
 def test_only_the_papers_prompt_and_rules_give_a_score_its_name(name, two, tmp_path) -> None:
-    rules = held_in.load_protocol(name)
+    rules = protocols.find(name)
     assert stage(protocol=rules).name == "db"
-    ours = stage(protocol=held_in.load_protocol("practice"), prompts=prompt("ours"))
+    ours = stage(protocol=protocols.find("practice"), prompts=prompt("ours"))
     assert ours.name == "dbbench-standard.real" and "practice@1 is not the paper's" in ours.why_not
     assert "in our own words" in stage(prompts=prompt("ours")).why_not
     # a file of the same name with another value
     file = tmp_path / "mine.yaml"
     text = (protocols.FOLDER / f"{name}.yaml").read_text()
     file.write_text(text.replace("max_turns: 16", "max_turns: 30"))
-    assert "not the paper's" in stage(protocol=held_in.load_protocol(str(file))).why_not
+    assert "not the paper's" in stage(protocol=protocols.find(str(file))).why_not
     file.write_text(text)
-    assert stage(protocol=held_in.load_protocol(str(file))).why_not is None
+    assert stage(protocol=protocols.find(str(file))).why_not is None
 
 
 def test_a_server_that_does_not_cut_long_prompts_gives_no_score_of_the_benchmark(two) -> None:
     """The paper's server cut them; one that refuses them would have episodes lost that go on there."""
-    rules = held_in.load_protocol("paper-text")
+    rules = protocols.find("paper-text")
     record = {"task": "db", "status": "completed", "reward": 1.0, "metrics": {"category": "SELECT"}, "steps": [],
               "messages": [], "last": None, "prompt": "x", "turns": 1}  # fmt: skip
     made = stage()
@@ -168,7 +169,7 @@ def test_a_server_that_does_not_cut_long_prompts_gives_no_score_of_the_benchmark
 
 
 def test_such_a_score_goes_by_its_other_name(run, monkeypatch) -> None:
-    assert held_in.load_protocol("practice").decoding.truncate_prompt_tokens
+    assert protocols.find("practice").decoding.truncate_prompt_tokens
     monkeypatch.setattr(Stage, "why_not", None)
     assert list(judge(run, tasks=["kg"])["tasks"]) == ["kg"]
     refused = lambda turns: [ContextLimit(5000, 4096) for _ in turns]  # noqa: E731
@@ -258,11 +259,11 @@ def test_the_same_model_in_process_and_behind_a_server(run, model) -> None:
     found = {}
     make, label, name = player(run, str(model), None, None, None, None)
     assert label == "random" and name.startswith("random@")
-    judge(run, policy=(inside := make(held_in.load_protocol("practice"))), label=label, model="m")
+    judge(run, policy=(inside := make(protocols.find("practice"))), label=label, model="m")
     with serve(inside, "tiny-llama") as url:
         make, other, name = player(run, None, url, "tiny-llama", None, 8)
         assert (other, name) == ("served-tiny-llama", "tiny-llama")
-        judge(run, policy=make(held_in.load_protocol("practice")), label=other, model="m")
+        judge(run, policy=make(protocols.find("practice")), label=other, model="m")
     for side in (label, other):
         folder = run.run_dir / "eval" / side / "held-in/practice"
         found[side] = sorted(line for file in folder.glob("*/episodes.jsonl") for line in file.read_text().splitlines())
@@ -290,7 +291,7 @@ def test_a_server_that_is_not_there_is_said_at_once(run) -> None:
         free.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can take the port
         make, *_ = player(run, None, f"http://127.0.0.1:{free.getsockname()[1]}/v1", "name", None, 1)
         with pytest.raises(UserError, match="no server listens at http://127.0.0.1:.*refused"):
-            make(held_in.load_protocol("practice"))
+            make(protocols.find("practice"))
 
 
 def test_without_the_hub_the_prompts_are_asked_for_by_the_option_that_gives_them(run, monkeypatch) -> None:

@@ -32,7 +32,7 @@ def test_the_prompt_is_what_the_rows_share_before_the_observation() -> None:
     assert prompt.lead == "Something new:\n\n" and not any(message["loss"] for message in prompt.messages)
     opening = prompt.opening("how many?")
     assert opening[-1] == {"role": "user", "content": "Something new:\n\nhow many?", "loss": False}
-    assert prompts.alternates(prompt.messages)
+    assert [message["role"] for message in prompt.messages] == ["user", "assistant"] * 3
 
 
 def test_tasks_without_a_lead_have_none() -> None:
@@ -50,6 +50,13 @@ def test_rows_that_disagree_are_refused_and_a_few_edited_ones_are_not() -> None:
 def test_rows_without_a_trained_reply_give_no_prompt(bad) -> None:
     with pytest.raises(UserError, match="no row of db"):
         prompts.from_rows("db", [bad, row("x", loss=False)], "here")
+
+
+def test_a_row_whose_turns_do_not_alternate_gives_no_prompt() -> None:
+    twice = row("x")
+    twice["conversations"].insert(1, twice["conversations"][0])
+    with pytest.raises(UserError, match="no row of db"):
+        prompts.from_rows("db", [twice], "here")
 
 
 def test_a_folder_without_the_task_says_what_it_wants(tmp_path) -> None:
@@ -89,7 +96,8 @@ def test_a_checkout_gives_the_prompts_of_the_evaluation(task, inside, agentbench
     prompt = prompts.load(task, place)({"kind": "pick_heat_then_place_in_recep"})
     texts, lead = agentbench_checkout.WANTED[task]
     assert [message["content"] for message in prompt.messages] == texts and prompt.lead == lead
-    assert prompts.alternates(prompt.messages) and not any(message["loss"] for message in prompt.messages)
+    assert [message["role"] for message in prompt.messages] == ["user", "assistant"] * (len(texts) // 2)
+    assert not any(message["loss"] for message in prompt.messages)
 
 
 @pytest.mark.parametrize("task", [task for task in HELD_IN if task != "mind2web"])

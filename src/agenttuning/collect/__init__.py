@@ -14,24 +14,21 @@ the backend, the user's items) is put aside there and played again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from agenttuning import protocols
-from agenttuning.collect.card import STATS, check_place, table, write
+from agenttuning.collect.card import PRACTICE, STATS, check_place, table, write
 from agenttuning.collect.plan import Plan, Scripted, Task, read_plan
 from agenttuning.collect.rows import conversation, kept, statistics, total
 from agenttuning.disk import needs_room
-from agenttuning.environments import HELD_IN, TASKS, Room, held_in, room
+from agenttuning.environments import HELD_IN, TASKS, room
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
-from agenttuning.protocols.messages import Prompts, own
+from agenttuning.protocols.messages import own
+from agenttuning.stages import Stage, digest, prepare
 from agenttuning.stopping import stoppable
 
 __all__ = ["STATS", "collect", "conversation", "table"]
@@ -56,9 +53,7 @@ def collect(path: str | Path, out: str | Path | None = None, progress: bool = Tr
 
 
 def _collected(path: Path, plan: Plan, out: Path, progress: bool) -> Path:
-    from agenttuning.held_in import load_protocol
-
-    rules = load_protocol(plan.protocol)
+    rules = protocols.find(plan.protocol)
     if plan.prompts and rules.prompts == "ours":
         raise UserError(f"{path}: protocol {rules.name} has prompts of its own; `prompts` would do nothing")
     policy = _policy(plan)
@@ -66,20 +61,22 @@ def _collected(path: Path, plan: Plan, out: Path, progress: bool) -> Path:
         print(f"{plan.teacher.name} by {rules.label}; into {out}", flush=True)
     rows, stats, compared = {}, {}, {}
     for name, task in plan.tasks.items():
-        with _stage(name, task, plan, rules) as stage:
+        with ExitStack() as held:
+            stage = _stage(name, task, plan, rules, held)
+            source = PRACTICE if stage.practice else "items of your own"
             if name in HELD_IN and progress:
-                said = f"{len(stage.items):>5} {stage.source} in {stage.room.backend.name}"
+                said = f"{len(stage.items):>5} {source} in {stage.room.backend.name}"
                 print(f"{name:<9} {said:<36} kept from reward {task.threshold:g}", flush=True)
             records = _play(stage, plan, rules, policy, out, progress)
             if name in HELD_IN:
-                compared[name] = _texts(stage)
+                compared[name] = _texts(stage, task)
         fresh = protocols.format_of(rules.rules(name).format).fresh
         rows[name] = kept(name, records, task.threshold, fresh)
         stats[name] = statistics(records, rows[name], task.threshold)
         if name in HELD_IN:
             backend = stage.room.backend
             played_in = backend.label.partition(": ")[0]  # what follows is about the machine
-            stats[name] |= {"backend": backend.name, "played_in": played_in, "items": stage.source}
+            stats[name] |= {"backend": backend.name, "played_in": played_in, "items": source}
         _check_lost(name, stats[name], rules)
     teacher = {"kind": "scripted" if isinstance(plan.teacher, Scripted) else "served", **vars(plan.teacher)}
     summary = {"teacher": teacher, "seed": plan.seed, "protocol": rules.label, "prompts": rules.prompts, "tasks": stats}
@@ -91,46 +88,15 @@ def _collected(path: Path, plan: Plan, out: Path, progress: bool) -> Path:
     return out
 
 
-@dataclass
-class _Stage:
-    room: Room
-    items: list[dict]
-    test_items: list[dict]
-    prompts: Prompts
-    source: str
-    held: ExitStack
-    where: dict = field(default_factory=dict)  # the backend's options
-    whole: list[dict] = field(default_factory=list)  # of the user's items all: more of them may be played later
-
-    def __enter__(self) -> _Stage:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.held.close()
-
-
-def _stage(name: str, task: Task, plan: Plan, rules: protocols.Protocol) -> _Stage:
+def _stage(name: str, task: Task, plan: Plan, rules: protocols.Protocol, held: ExitStack) -> Stage:
     if name in TASKS:
         module = TASKS[name]
-        return _Stage(room(module), module.items("train", task.items, plan.seed), [], own(module), "", ExitStack())
-    from agenttuning.held_in import backend_asked, choose_backend
-    from agenttuning.protocols.prompts import load as load_prompts
-
-    module, where, held = held_in(name), dict(task.env or {}), ExitStack()
-    if task.data is not None and (option := getattr(module, "DATA_OPTION", None)):
-        where.setdefault(option, task.data)  # as eval-held-in does
-    backend = choose_backend(module, backend_asked(module, task.backend, task.data), where)
-    texts = import_module(f"agenttuning.protocols.{rules.rules(name).format}")
-    prompts = own(texts) if rules.prompts == "ours" else load_prompts(name, plan.prompts)
-    whole: list[dict] = []
-    if task.data is None:
-        items, source = module.items("train", task.items, plan.seed), "practice items"
-    else:
-        whole, source = module.load(task.data), "items of your own"
-        items = whole[: task.items]
-    against = module.load(task.against) if task.against else module.items("test", COMPARED, rules.rules(name).seed)
-    place = held.enter_context(module.serve(backend.name, **where))
-    return _Stage(place, items, against, prompts, source, held, where, whole)
+        items = module.items("train", task.items, plan.seed)
+        return Stage(name, module, room(module), {}, items, True, own(module), rules.rules(name).n, rules)
+    return prepare(
+        name, rules, held, split="train", seed=plan.seed, most=task.items, backend=task.backend,
+        where=task.env, data=task.data, prompts=plan.prompts,
+    )  # fmt: skip
 
 
 def _policy(plan: Plan) -> Any:
@@ -153,7 +119,7 @@ def _policy(plan: Plan) -> Any:
     )
 
 
-def _play(stage: _Stage, plan: Plan, rules: protocols.Protocol, policy: Any, out: Path, progress: bool) -> list[dict]:
+def _play(stage: Stage, plan: Plan, rules: protocols.Protocol, policy: Any, out: Path, progress: bool) -> list[dict]:
     from agenttuning.episodes.runner import play
     from agenttuning.episodes.store import EpisodeStore
 
@@ -177,18 +143,18 @@ def episodes_of(out: str | Path) -> Path:
     return Path(out).with_name(f"{Path(out).name}.episodes")
 
 
-def _rules_digest(stage: _Stage, plan: Plan, rules: protocols.Protocol) -> str:
+def _rules_digest(stage: Stage, plan: Plan, rules: protocols.Protocol) -> str:
     """sha256, in hex, of all that decides how an episode goes and that its key does not say."""
     taken = {name: value for name, value in vars(plan.teacher).items() if name not in NOT_ASKED_WITH}
     items = stage.whole or stage.items[:1]  # more practice items begin with the same ones
     asked = [repr(rules), taken, stage.where, items, sorted({stage.prompts(item).digest for item in stage.items})]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    return digest(asked)
 
 
-def _texts(stage: _Stage) -> list[tuple[str, str]]:
+def _texts(stage: Stage, task: Task) -> list[tuple[str, str]]:
     """(id, first observation) of the evaluation items."""
-    found = []
-    for item in stage.test_items:
+    seed, found = stage.protocol.rules(stage.task).seed, []
+    for item in stage.module.load(task.against) if task.against else stage.module.items("test", COMPARED, seed):
         environment = stage.room.make(item)
         try:
             found.append((item["id"], environment.reset()))

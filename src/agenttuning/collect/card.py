@@ -9,6 +9,7 @@ from pathlib import Path
 from agenttuning.data.folders import alone_in
 from agenttuning.errors import UserError
 
+PRACTICE = "practice items"  # what a task was played on, in the statistics
 STATS = Path("meta") / "stats.json"  # not beside the rows: a reader of the folder would take it for a split
 
 
@@ -104,12 +105,12 @@ NO_LICENCE = (
 
 
 def _all_ours(stats: dict) -> bool:
-    ours = all(task.get("items", "practice items") == "practice items" for task in stats["tasks"].values())
+    ours = all(task.get("items", PRACTICE) == PRACTICE for task in stats["tasks"].values())
     return ours and "slip" in stats["teacher"] and stats["prompts"] == "ours"
 
 
 def _held_in_words(tasks: dict[str, dict]) -> list[str]:
-    made = [name for name, task in tasks.items() if task["items"] == "practice items"]
+    made = [name for name, task in tasks.items() if task["items"] == PRACTICE]
     names = ", ".join(tasks)
     words = [
         "# Agent trajectories in the format of AgentInstruct",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agenttuning.errors import UserError
 from agenttuning.protocols.messages import Format
+from agenttuning.recipe.keys import nearest
 from agenttuning.recipe.schema import REPOSITORY, build, one_of
 from agenttuning.recipe.yaml_io import read_mapping
 
@@ -136,6 +137,17 @@ def load(path: str | Path = MINIATURE) -> Protocol:
         build(Limits, {**top.limits, **(rules.limits or {})}, f"{path}: tasks.{name}.limits")
     _check_ranges(protocol, path)
     return protocol
+
+
+def find(name: str) -> Protocol:
+    """A protocol by its name in evaluation/protocols/, or by path. Raises UserError where there is none."""
+    path = FOLDER / f"{name}.yaml"
+    known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        raise UserError(f"there is no protocol {name!r}; nothing could be played by it; {nearest(name, known)}")
+    return load(path)
 
 
 def _check_ranges(protocol: Protocol, path: Path) -> None:

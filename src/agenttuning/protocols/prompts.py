@@ -15,7 +15,7 @@ from pathlib import Path
 from agenttuning.data.sources import load_card, read
 from agenttuning.errors import UserError
 from agenttuning.protocols import checkout
-from agenttuning.protocols.messages import OURS, Message, Prompt, Prompts, assistant, user
+from agenttuning.protocols.messages import OURS, Prompt, Prompts, assistant, user
 
 # Where the observation starts inside the message that carries it: after the first of these, as AgentBench.old's task
 # files compose it. Tasks that are not named have no text before it.
@@ -94,7 +94,7 @@ def _rows(task: str, place: str | Path | None) -> Iterable[object]:
 
 
 def _opening(task: str, row: object) -> tuple[tuple[tuple[bool, str], ...], str] | None:
-    """(turns before the observation, its lead) of a row; None for a row that has no trained reply or is no row."""
+    """(turns before the observation, its lead) of a row; None for a row that has no trained reply, or is none."""
     try:
         turns = row["conversations"]
         first = next(place for place, turn in enumerate(turns) if turn["from"] == "gpt" and turn["loss"] is True)
@@ -102,11 +102,7 @@ def _opening(task: str, row: object) -> tuple[tuple[tuple[bool, str], ...], str]
         observation = str(turns[first - 1]["value"])
     except (TypeError, KeyError, StopIteration, IndexError):
         return None
+    if [human for human, _ in before] != [True, False] * (len(before) // 2):
+        return None  # a chat template would refuse it
     head, mark, _ = observation.partition(LEAD_ENDS[task]) if task in LEAD_ENDS else ("", "", "")
     return before, head + mark if mark else ""
-
-
-def alternates(messages: Iterable[Message]) -> bool:
-    """Whether the turns before the observation are pairs of user and assistant."""
-    roles = [message["role"] for message in messages]
-    return roles == ["user", "assistant"] * (len(roles) // 2)
