@@ -36,6 +36,26 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when all went well. Raises UserError where `out` holds something, and
+    in place of an OSError.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} is there and not empty; it would have been overwritten; name another folder")
+    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(out)
+    except OSError as error:
+        raise UserError(
+            f"{out} could not be written: {error.strerror or error}; nothing was exported; make room or take another"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 _claimed: dict[tuple[int, Path], int] = {}  # by process, since a fork inherits this table and no lock
 
 

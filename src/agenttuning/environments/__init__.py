@@ -28,7 +28,8 @@ by `held_in`. Each has
     missing(name, **where)    what this machine lacks for the backend, as list of Missing
 
 `household`, `database`, `shop` and `files` are the miniature's own worlds, small but real: `database` is SQLite,
-`files` is a folder on disk. They stand in kind for the paper's tasks and are not those tasks.
+`files` is a folder on disk. They stand in kind for the paper's tasks and are not those tasks. Each is a module with
+`NAME`, `items`, `Environment(item)`, `MAX_TURNS`, and the words of its prompt, `INSTRUCTION` and `ACKNOWLEDGEMENT`.
 """
 
 from __future__ import annotations

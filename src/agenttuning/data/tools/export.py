@@ -8,14 +8,13 @@ same input gives the same bytes.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agenttuning.chat.turns import RowError
+from agenttuning.data.folders import new_folder
 from agenttuning.data.lock import LOCK, pin
 from agenttuning.data.sources import CARDS, SourceCard, fingerprint, load_card, read
 from agenttuning.data.tools.convert import NOT_CALLS, drop_opening, forward
@@ -43,11 +42,8 @@ def export(out: str | Path, path: str | Path | None = None, without_opening: boo
     Raises UserError for an `out` that holds something, for no exportable row, and what reading raises.
     """
     out, card, counts = Path(out), pin(load_card(SOURCE), path, lock=CARDS / LOCK), Counts()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is there and not empty; it would have been overwritten; name another folder")
-    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
-    try:
-        (partial / "data").mkdir(parents=True)
+    with new_folder(out) as partial:
+        (partial / "data").mkdir()
         _write(card, path, partial, counts, without_opening)
         if not counts.exported:
             raise UserError(
@@ -55,13 +51,6 @@ def export(out: str | Path, path: str | Path | None = None, without_opening: boo
                 "folder would hold no data; give rows in AgentInstruct's format, e.g. --data rows.jsonl"
             )
         (partial / "README.md").write_text(_readme(card, path, counts, without_opening), encoding="utf-8")
-        partial.rename(out)
-    except OSError as error:
-        raise UserError(
-            f"{out} could not be written: {error.strerror or error}; nothing was exported; make room or take another"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print(table(counts))
     if counts.refused:
         print(f"refused: {_reasons(counts)}")

@@ -9,17 +9,15 @@ What an export leaves out is counted by reason in `Written.left_out`, printed, a
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from agenttuning.data.folders import new_folder
 from agenttuning.episodes.index import Entry, Index
 from agenttuning.episodes.view import one_line
 from agenttuning.errors import UserError
@@ -61,31 +59,13 @@ def export(index: Index, chosen: list[Entry], form: str, out: str | Path) -> Wri
     done = Written(out)
     done.left_out["earlier records of the same episodes"] += index.superseded
     done.left_out["not chosen by the filters"] += len(index.entries) - len(chosen)
-    with _whole(out) as partial:
+    with new_folder(out) as partial:
         write(partial, index, chosen, done)
         done.left_out = +done.left_out  # without the zeros
         if not done.counts:
             why = "; ".join(done.reasons()) or "there are none"
             raise UserError(f"no episode can be exported ({why}); the folder would be empty; choose others")
     return done
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when all went well."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is there and not empty; it would have been overwritten; name another folder")
-    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(out)
-    except OSError as error:
-        raise UserError(
-            f"{out} could not be written: {error.strerror or error}; nothing was exported; make room or take another"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def file_name(*parts: str) -> str:
