@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ from agenttuning.protocols.messages import Prompt
 from agenttuning.protocols.prompts import ROWS
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.scoring import scores
-from agenttuning.stages import Stage, choose_backend
+from agenttuning.stages import Stage, check_options, choose_backend
 from helpers.tiny_llama import save_tiny_llama
 
 TINY = REPOSITORY / "recipes/agentlm-tiny/sft.yaml"
@@ -278,6 +279,16 @@ def test_the_command_line_plays_a_model_folder(run, model, capsys) -> None:
     assert "go with --server" in capsys.readouterr().err
     assert cli.main([*words, "--run-dir", str(run.run_dir), "--env", "kg=1"]) == 2
     assert "TASK.OPTION=VALUE" in capsys.readouterr().err
+
+
+def test_every_option_that_a_page_names_is_one() -> None:
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "recipes").rglob("*.md")]
+    named = {found for page in pages for found in re.findall(r"--env (\w+)\.(\w+)=", page.read_text(encoding="utf-8"))}
+    assert ("os", "network") in named and ("kg", "url") in named
+    for task, option in named:
+        check_options(package(task), {option: "x"})
+    with pytest.raises(UserError, match="os has no option 'limits'"):
+        check_options(package("os"), {"limits": 3})
 
 
 def test_a_server_needs_the_name_of_its_model(run) -> None:

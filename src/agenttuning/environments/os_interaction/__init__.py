@@ -48,6 +48,10 @@ def load(path: str | Path, checkout: str | Path | None = None) -> list[dict]:
     return records.load(Path(path), None if checkout is None else Path(checkout))
 
 
+# `limits`, a Limits, is for callers in Python.
+OPTIONS = {"docker": ("docker", "network", "slots"), "sandbox": ("rootfs", "slots")}
+
+
 def playable(loaded: list[dict]) -> tuple[list[dict], dict[str, str]]:
     """The items that can be played, and {id: reason} of those that cannot, to be reported with every score."""
     return [i for i in loaded if "unplayable" not in i], {i["id"]: i["unplayable"] for i in loaded if "unplayable" in i}
@@ -84,9 +88,8 @@ def serve(backend: str, **where) -> Iterator[Room]:
     Raises UserError when the machine lacks something, and for an unknown option.
     """
     chosen = backend_of(NAME, BACKENDS, backend)
-    unknown = set(where) - {"rootfs", "docker", "network", "limits", "slots"}
-    if unknown:
-        raise UserError(f"the os task has no option {min(unknown)!r}; it would have no effect; remove it")
+    if unknown := set(where) - {*OPTIONS[backend], "limits"}:
+        raise UserError(f"os in {backend} has no option {min(unknown)!r}; it would have no effect; remove it")
     if lacks := missing(backend, **where):
         needs = "; ".join(f"{lack.what}: {lack.command}" for lack in lacks)
         raise UserError(f"the os task cannot be played with {backend}, as this machine lacks {needs}")
