@@ -83,6 +83,16 @@ def takes_held_in(parser: argparse.ArgumentParser) -> None:
     takes_env(parser)
 
 
+def takes_comparison(parser: argparse.ArgumentParser) -> None:
+    takes_recipe(parser)
+    parser.add_argument(
+        "--results", nargs="+", default=[], metavar="FOLDER",
+        help="results that lie elsewhere, too: a run's folder, its eval folder, or SIDE=FOLDER with SIDE base, tuned or "
+        "released, e.g. tuned=runs/agentlm-13b/sft/eval/served-agentlm-13b",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the JSON that is written, not the text")
+
+
 def takes_export(parser: argparse.ArgumentParser) -> None:
     takes_recipe(parser, "OUT, and key=value", "the folder to write (default: export in the run's folder), and the "
                   "overrides that it was trained with")  # fmt: skip

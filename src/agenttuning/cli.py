@@ -148,7 +148,7 @@ def compare(arguments: Arguments) -> None:
     recipe = _recipe(arguments)
     from agenttuning.scoring.compare import compare as run
 
-    run(recipe)
+    run(recipe, arguments.results, arguments.json)
 
 
 def report(arguments: Arguments) -> None:
@@ -253,7 +253,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "eval": (evaluate, words_of.takes_model),
     "eval-held-in": (eval_held_in, words_of.takes_held_in),
     "doctor": (doctor, words_of.takes_env),
-    "compare": (compare, words_of.takes_recipe),
+    "compare": (compare, words_of.takes_comparison),
     "report": (report, words_of.takes_recipe),
     "episodes": (episodes, words_of.takes_episodes),
     "errors": (errors, words_of.takes_errors),

@@ -29,11 +29,11 @@ def columns(size: str) -> dict[str, str]:
 
 
 def of_side(
-    paper: Published, size: str, side: str, results: list[Result], not_run: Callable[[str, str], str]
+    paper: Published, size: str, side: str, results: list[Result], not_run: Callable[[str], str]
 ) -> list[Row]:
     """Rows of one side, tasks in the paper's order: the verdict's row, then the task's other results.
 
-    not_run(task, side): the command with hours and cost, or why there is none.
+    not_run(task): the command with hours and cost, or why there is none.
     """
     rows = []
     for task in paper.tasks:
@@ -43,7 +43,7 @@ def of_side(
         cell = paper.cell(task, columns(size)[side])
         known = _known(paper, side, cell)
         if best is None:
-            rows.append(Row(**known, verdict="not run", why=not_run(task, side)))
+            rows.append(Row(**known, verdict="not run", why=not_run(task)))
         else:
             rows.append(_judged(paper, size, side, cell, best))
         rows += [_beside(known, one, _why_beside(one, best)) for one in others]
