@@ -24,11 +24,10 @@ def player(
     api_key_env: str | None,
     concurrency: int | None,
     label: str | None = None,
-    revision: str | None = None,
 ) -> tuple[Callable[[Protocol], Any], str, str]:
     """(makes the policy of a protocol, label of the results, name of the weights). Raises UserError for no model.
 
-    label: of the results, instead of the one that follows from the model. revision: of a Hub id.
+    label: of the results, instead of the one that follows from the model.
 
     There is no system prompt in either: AgentBench.old asked without one (its fschat 0.2.31 has an empty one for
     llama-2), whatever the recipe trains with.
@@ -38,7 +37,7 @@ def player(
             raise UserError(
                 "--served-model, --api-key-env and --concurrency go with --server; they would do nothing here"
             )
-        path, its_own = find_model(recipe, model, revision)
+        path, its_own = find_model(recipe, model)
         label = label or its_own
         return (lambda rules: _in_process(recipe, path, rules)), label, f"{label}@{model_digest(path)[:16]}"
     if model is not None or not served_model:

@@ -6,25 +6,27 @@ scores is the harness's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agenttuning.environments import HELD_IN
 from agenttuning.errors import UserError
+from agenttuning.general import protocol as general_protocol
 from agenttuning.recipe.keys import nearest
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.scoring.compare import PUBLISHED_SIZE
 
 if TYPE_CHECKING:
+    from agenttuning.general.players import Player
     from agenttuning.recipe import Recipe
 
 RELEASED = REPOSITORY / "evaluation" / "released.yaml"
 LABEL = "released"
-HELD_IN_PROTOCOL, GENERAL_PROTOCOL = "paper-text", "paper"
-GENERAL = ("mmlu", "gsm8k", "humaneval", "mt_bench")
+PROTOCOLS = {"general": "paper", "held-in": "paper-text"}
 
 
 @dataclass(frozen=True)
@@ -47,68 +49,83 @@ def weights(recipe: Recipe, path: Path = RELEASED) -> Weights:
     return Weights(one["hub_id"], tuple(one["other_ids"]), one["revision"])
 
 
-def split(tasks: Iterable[str] | None, spoken_of: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The held-in and the general tasks among `tasks` (None: all). spoken_of: tasks that options name, too. Raises
-    UserError for an unknown name.
+def find(recipe: Recipe, model: str | None) -> Path:
+    """The folder of the released weights: `model` (a local copy or a Hub id), else fetched from where they are known
+    to be. Raises UserError where there are none, naming the other ids that were seen.
     """
-    known = (*HELD_IN, *GENERAL)
-    chosen = list(dict.fromkeys(known if tasks is None else tasks))
-    for name in (*chosen, *spoken_of):
-        if name not in known:
-            raise UserError(f"there is no task {name!r} to score the released weights on; {nearest(name, known)}")
-    return [name for name in chosen if name in HELD_IN], [name for name in chosen if name in GENERAL]
+    from agenttuning.model_files import find_model
+
+    known = weights(recipe)
+    try:
+        return find_model(recipe, model or known.hub_id, None if model else known.revision)[0]
+    except UserError as error:
+        if model:
+            raise
+        raise UserError(
+            f"{error}; the same weights were also seen as {', '.join(known.other_ids)}: --model takes one of these, or "
+            "a local copy"
+        ) from None
 
 
-def evaluate_released(
-    recipe: Recipe,
-    players: Mapping[str, Callable[[], tuple[Any, str, str]]],
-    *,
-    tasks: Iterable[str] | None = None,
-    data: Mapping[str, str | Path] | None = None,
-    most: int | None = None,
-    held_in: Mapping[str, Any] | None = None,
-    general: Mapping[str, Any] | None = None,
-) -> dict[str, dict]:
-    """Score them: {"held-in": scores, "general": scores}, those that were asked for. What one part lacks does not keep
-    the other from its turn; what it said is raised when both had theirs.
+def parts(recipe: Recipe, arguments: Namespace) -> dict[str, Namespace]:
+    """What the two evaluations are to be called with: {"general": arguments, "held-in": arguments}, those with tasks.
 
-    players: for each part the function that gives (who answers, label, model), called when its turn comes. data: {task:
-    path} of both parts; held_in, general: further options of evaluate_held_in and evaluate_general.
+    Weights are found here, once for both. --prompts may be a checkout of THUDM/AgentTuning, which has the prompts of
+    both; --backend TASK=NAME is the held-in tasks', --backend NAME the general ones'. Raises UserError for an unknown
+    task and for weights that are not there.
     """
-    data = dict(data or {})
-    chosen = dict(zip(("held-in", "general"), split(tasks, data), strict=True))
-    parts = {"held-in": _held_in, "general": _general}
-    options = {"held-in": held_in or {}, "general": general or {}}
-    found, problems = {}, []
-    for name, part in parts.items():
-        if not chosen[name]:
+    asked = general_protocol.find(PROTOCOLS["general"]).tasks
+    tasks = {"general": tuple(asked), "held-in": HELD_IN}
+    named = [word.partition("=")[0] for word in arguments.data]
+    chosen = _chosen(arguments.task, named, (*HELD_IN, *asked))
+    model = arguments.model if arguments.server else str(find(recipe, arguments.model))
+    engines = [word for word in arguments.backend if "=" not in word]
+    if len(engines) > 1:
+        raise UserError(f"--backend {' and '.join(engines)}: one of them would do nothing; give one, or TASK=NAME")
+    found = {}
+    for name, its_own in tasks.items():
+        if not (mine := [task for task in chosen if task in its_own]):
             continue
-        paths = {task: path for task, path in data.items() if task in (HELD_IN if name == "held-in" else GENERAL)}
-        try:
-            found[name] = part(recipe, players[name](), chosen[name], paths, most, options[name])
-        except UserError as error:
-            problems.append((name, error))
-            print(f"{name}: {error}", flush=True)
-    if problems:
-        raise UserError("; ".join(f"{name}: {error}" for name, error in problems))
-    print(f"set beside the published scores by `agenttuning compare {recipe.path}`", flush=True)
+        given = {
+            "label": LABEL,
+            "protocol": PROTOCOLS[name],
+            "out": None,
+            "model": model,
+            "task": mine,
+            "data": [word for word in arguments.data if word.partition("=")[0] in its_own],
+        }
+        if name == "general":
+            given["backend"] = engines[0] if engines else "transformers"
+            given["prompts"] = arguments.prompts if any(asked[task].prompts == "source" for task in mine) else None
+        else:
+            given["backend"] = [word for word in arguments.backend if "=" in word]
+        found[name] = Namespace(**{**vars(arguments), **given})
     return found
 
 
-def _held_in(recipe, player, tasks, data, most, options) -> dict:
-    from agenttuning.held_in import evaluate_held_in
+def run(todo: dict[str, Callable[[], None]]) -> None:
+    """Run each part. What one lacks does not keep the other from its turn: it is printed, and raised at the end."""
+    problems = []
+    for name, part in todo.items():
+        try:
+            part()
+        except UserError as error:
+            problems.append(f"{name}: {error}")
+            print(f"{name} has no score yet: {error}", flush=True)
+    if problems:
+        raise UserError("; ".join(problems))
 
-    make_policy, label, model = player
-    return evaluate_held_in(
-        recipe, make_policy, label=label, model=model, protocol=HELD_IN_PROTOCOL, tasks=tasks, data=data, most=most,
-        **options,
-    )  # fmt: skip
+
+def under_label(who: Player, label: str) -> Player:
+    """The same player, its results and the name of its weights under another label."""
+    return replace(who, label=label, model=who.model.replace(f"{who.label}@", f"{label}@", 1))
 
 
-def _general(recipe, player, tasks, data, most, options) -> dict:
-    from agenttuning.general.evaluate import evaluate_general
-
-    who, label, model = player
-    return evaluate_general(
-        recipe, who, label=label, model=model, protocol=GENERAL_PROTOCOL, tasks=tasks, data=data, most=most, **options
-    )
+def _chosen(tasks: Iterable[str], named: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    chosen = list(dict.fromkeys(tasks)) or list(known)
+    for name in (*chosen, *named):
+        if name not in known:
+            raise UserError(f"there is no task {name!r} to score the released weights on; {nearest(name, known)}")
+    if idle := [name for name in named if name not in chosen]:
+        raise UserError(f"--data speaks of {idle[0]}, which is not among the tasks; it would do nothing; leave it out")
+    return chosen

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,7 +16,7 @@ from agenttuning.errors import UserError
 from agenttuning.policies.expert import expert
 from agenttuning.protocols.messages import own
 from agenttuning.recipe.yaml_io import read_mapping
-from agenttuning.scoring import compare, errors, intervals, published, scores
+from agenttuning.scoring import errors, intervals, power, published, scores, significance
 from helpers import toy_task
 
 
@@ -266,113 +265,6 @@ def test_error_kinds_of_a_status(state, kind) -> None:
     without_action = record(state=state, reward=0.0, steps=[{"action": None, "valid": False, "cut": False}])
     assert errors.kinds(without_action) == {kind}
     assert errors.rates([without_action, record()])[kind] == 0.5
-
-
-def recipe(tmp_path: Path, name: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, run_dir=tmp_path)
-
-
-def write_side(tmp_path, side, policy, **notes) -> dict:
-    found = scores.score_records(played(policy, side), protocols.load(), notes or None)
-    scores.write(found, tmp_path / "eval" / side)
-    return found
-
-
-def test_before_and_after(tmp_path, capsys) -> None:
-    write_side(tmp_path, "base", mute)
-    write_side(tmp_path, "tuned", expert)
-    text = compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
-    assert capsys.readouterr().out == text + "\n"
-    lines = {line.split("  ")[0]: line for line in text.splitlines()}
-    assert "0.0 [0.0, 24.2] n=12 of 150" in lines["household (success rate)"]
-    assert "100.0 [75.8, 100.0] n=12 of 150" in lines["household (success rate)"]
-    assert "+100.0 [" in lines["household (success rate)"]
-    assert "100.0 [" in lines["held-in mean"]
-    assert "held-out mean" in lines
-    assert "1.00 -> 0.00" in text
-
-
-def test_errors_are_told_of_tasks_that_have_episodes(tmp_path) -> None:
-    general = {"score": 50.0, "interval": [20.0, 80.0], "n": 10, "void": None, "metric": "accuracy", "rewards": {}}
-    sides = {side: write_side(tmp_path, side, policy) for side, policy in (("base", mute), ("tuned", expert))}
-    for side, found in sides.items():
-        found["tasks"]["knowledge"] = general
-        if side == "tuned":
-            found["tasks"]["shop"] |= {"errors": None, "void": "5 of 12 episodes lost to infrastructure"}
-        scores.write(found, tmp_path / "eval" / side)
-    above, below = compare.compare(recipe(tmp_path, "agentlm-tiny/sft")).split("share of episodes with an error")
-    assert "knowledge (accuracy)" in above and "knowledge" not in below
-    assert "shop" in below and "1.00 -> -" in below, "one side is worth its row"
-    for side, found in sides.items():
-        scores.write({**found, "tasks": {"knowledge": general}}, tmp_path / "eval" / side)
-    assert "share of episodes" not in compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
-
-
-def test_one_side_only(tmp_path) -> None:
-    write_side(tmp_path, "tuned", expert)
-    text = compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
-    assert compare.ABSENT in text
-    assert "+" not in text.split("share of episodes")[0].replace("tuned - base", "")
-
-
-def test_nothing_measured_is_an_error_but_not_for_the_papers_sizes(tmp_path) -> None:
-    with pytest.raises(UserError, match="nothing to compare"):
-        compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
-    text = compare.compare(recipe(tmp_path, "agentlm-13b/sft"))
-    alfworld = next(line for line in text.splitlines() if line.startswith("ALFWorld"))
-    assert "2.0 [0.4, 10.5]" in alfworld
-    assert "76.0 [62.6, 85.7]" in alfworld
-    assert alfworld.count(compare.ABSENT) == 2
-    overall = next(line for line in text.splitlines() if line.startswith("overall held-in"))
-    assert "0.20" in overall
-    assert "2.11" in overall
-    assert "not measured (0 of 6 tasks)" in overall
-
-
-def test_our_numbers_stand_beside_the_published_ones(tmp_path) -> None:
-    paper = published.load()
-    own = {
-        task: {"score": paper.scores[task]["agentlm-7b"], "interval": [1.0, 2.0], "n": 50, "void": None}
-        for task in paper.group("held_in")
-    }
-    own["mmlu"] = {"score": None, "n": 0, "void": "3 of 9 episodes lost to infrastructure, 5% are allowed"}
-    scores.write({"schema": 1, "model": "m", "protocol": "p@1", "tasks": own}, tmp_path / "eval" / "tuned")
-    text = compare.compare(recipe(tmp_path, "agentlm-7b/sft-lora"))
-    assert "84.0 [1.0, 2.0] n=50" in text
-    assert "void: 3 of 9" in text
-    overall = next(line for line in text.splitlines() if line.startswith("overall held-in"))
-    assert overall.rstrip().endswith("1.96")
-    assert "not measured (0 of 4 tasks)" in next(
-        line for line in text.splitlines() if line.startswith("overall general")
-    )
-
-
-def test_held_in_scores_stand_beside_the_published_ones_where_they_bear_the_benchmarks_name(tmp_path) -> None:
-    known = {"interval": [1.0, 2.0], "n": 300, "void": None}
-    tasks = {
-        "db": {**known, "score": 12.3, "not_comparable": None},
-        "kg": {**known, "score": 45.6, "not_comparable": "backend embedded"},
-        "practice-os.sandbox": {**known, "score": 78.9, "not_comparable": "practice items of our own"},
-    }
-    held_in = {"schema": 1, "model": "m", "protocol": "paper-text@1", "tasks": tasks}
-    scores.write(held_in, tmp_path / "eval/tuned/held-in/paper-text")
-    scores.write({**held_in, "tasks": {"os": tasks["db"]}}, tmp_path / "eval/base/held-in/practice")
-    lines = compare.compare(recipe(tmp_path, "agentlm-13b/sft")).splitlines()
-    [database] = [line for line in lines if line.startswith("Database")]
-    assert database.split("  ")[-1].strip() == "12.3 [1.0, 2.0] n=300"
-    assert not {"45.6", "78.9"} & set(" ".join(lines).split())
-    assert sum("12.3" in line for line in lines) == 1, "another protocol than the paper's is not the paper's score"
-    assert compare.published_lines("agentlm-13b/sft", ["db", "practice-os.sandbox"]) == [
-        "published, db: llama-2-13b-chat 1.3 [0.5, 3.4]; agentlm-13b 33.7 [28.6, 39.2]"
-    ]
-    assert compare.published_lines("agentlm-tiny/sft", ["db"]) == []
-
-
-def test_sides_of_different_protocols_are_refused(tmp_path) -> None:
-    found = write_side(tmp_path, "base", mute)
-    scores.write({**found, "protocol": "miniature@2"}, tmp_path / "eval" / "tuned")
-    with pytest.raises(UserError, match="mix the rules"):
-        compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
 
 
 def test_the_interval_over_seeds_is_students() -> None:

@@ -6,6 +6,7 @@ reckoned for a model in this process, without the time of the environments (dock
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,18 +59,21 @@ NO_HARNESS = {
 STEP_SECONDS_A_LAYER = 0.034 / 40
 WIDTH = 32  # prompts decoded together, policies/transformers_policy.py
 
-# Where the items are: of a checkout of AgentBench, of WebShop and of the image that has mind2web's list. Options that
-# the backend needs whose scores may be set beside the paper's: docs/environments.
+# Where the items and prompts are: of a checkout of THUDM/AgentTuning (with its copy of AgentBench), of AgentBench itself
+# (the graph's ontology), of WebShop and of the image that has mind2web's list. Options that the backend needs whose
+# scores may be set beside the paper's: docs/environments.
+CHECKOUT, AGENTBENCH = "AgentTuning", "AgentTuning/AgentBench.old"
 WORDS = {
-    "alfworld": "--data alfworld=AgentBench/data/alfworld/std.json --backend alfworld=textworld",
+    "alfworld": f"--data alfworld={AGENTBENCH}/data/alfworld/std.json --backend alfworld=textworld",
     "webshop": "--data webshop=webshop/data --backend webshop=full",
     "mind2web": "--data mind2web=data_std --env mind2web.data_std=data_std",
-    "kg": "--data kg=AgentBench/data/knowledgegraph/std.json --env kg.url=http://127.0.0.1:3001/sparql "
+    "kg": f"--data kg={AGENTBENCH}/data/knowledgegraph/std.json --env kg.url=http://127.0.0.1:3001/sparql "
     "--env kg.checkout=AgentBench",
-    "os": "--data os=AgentBench/data/os_interaction --env os.network=bridge",
-    "db": "--data db=AgentBench/data/dbbench/standard.jsonl",
+    "os": f"--data os={AGENTBENCH}/data/os_interaction --env os.network=bridge",
+    "db": f"--data db={AGENTBENCH}/data/dbbench/standard.jsonl",
     "mt_bench": "--judge http://127.0.0.1:8001/v1",
 }
+PROMPTED = ("mmlu", "gsm8k")  # general tasks whose prompts are in the checkout
 
 
 @dataclass(frozen=True)
@@ -118,14 +122,15 @@ def _job(recipe: Recipe, side: str, verb: str, work: dict[str, Work], tasks: lis
     gpus = _gpus(model, launch.gpu_memory_gib) if known else None
     hours = sum(_hours(work[task], model, gpus, launch) for task in tasks) if known else None
     usd = hours * gpus * launch.usd_per_gpu_hour if known and launch.usd_per_gpu_hour else None
-    whole = len(tasks) == len(work)
+    whole = len(tasks) == len(work) and side != "released"  # whose verb has both kinds of tasks
     words = [] if whole else [f"--task {task}" for task in tasks]
     words += [WORDS[task] for task in tasks if task in WORDS]
-    words += ["--prompts AgentBench"] if verb == "eval-held-in" else []
+    if verb == "eval-held-in" or any(task in PROMPTED for task in tasks):
+        words.append(f"--prompts {CHECKOUT}")
     words += _player(recipe, side, gpus)
-    if side == "released":
-        words = [word for word in words if not word.startswith("--task")] + [f"--task {task}" for task in tasks]
-        verb = "eval-released"
+    verb = "eval-released" if side == "released" else verb
+    if recipe.run_dir_override:
+        words.append(f"--run-dir {shlex.quote(str(recipe.run_dir))}")
     return Job(tuple(tasks), _command(recipe, verb, words), gpus, launch.gpu_name or "GPU", hours, usd)
 
 

@@ -99,5 +99,5 @@ def published_lines(name: str, tasks: Iterable[str]) -> list[str]:
 
 
 def _cell(paper: published.Published, task: str, model: str) -> str:
-    score, interval, digits = paper.scores[task][model], paper.interval(task, model), paper.digits(task)
+    score, interval, digits = paper.scores[task][model], paper.interval(task, model), published.decimals(task)
     return f"{score:.{digits}f} {before_after.in_brackets(interval, digits)}" if interval else f"{score:.{digits}f}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from agenttuning.chat.show import escape
 from agenttuning.scoring.comparison import VERDICTS, Comparison, Overall, Row
-from agenttuning.scoring.published import GROUPS
+from agenttuning.scoring.published import GROUPS, decimals
 from agenttuning.scoring.results import Result
 from agenttuning.scoring.text_table import table
 
@@ -100,12 +100,12 @@ _HEAD = ["task", "published", "ours", "n", "ours - published", "least", "protoco
 
 
 def _cells(row: Row, marks: dict[str, str]) -> list[str]:
-    digits = _digits(row)
+    digits = decimals(row.task)
     ours = difference = least = "-"
     if row.ours is not None:
         ours = f"{row.ours:.{digits}f} {_range(row.interval, digits)}"
     if row.difference is not None:
-        difference = f"{row.difference:+.{digits}f} {_range(row.difference_interval, digits, '+')}"
+        difference = f"{_signed(row.difference, digits)} {_range(row.difference_interval, digits, signed=True)}"
         least = "none" if row.detectable is None else f"{row.detectable:.{digits}f}"
     n = str(row.published_n) if row.n in (None, row.published_n) else f"{row.n}/{row.published_n}"
     played = " ".join(escape(part) for part in (row.protocol, _engine(row)) if part) or "-"
@@ -132,7 +132,7 @@ def _engine(row: Row) -> str | None:
 
 
 def _further(row: Row) -> str:
-    digits = _digits(row)
+    digits = decimals(row.task)
     score = "no score" if row.ours is None else f"{row.ours:.{digits}f} {_range(row.interval, digits)}"
     where = " in ".join(part for part in (row.protocol, row.backend) if part)
     return escape(f"  {row.title} {score} n={row.n} by {where}: {row.why}")
@@ -147,7 +147,7 @@ def _overall(one: Overall, made: Comparison) -> str:
         return f"{title}: published {one.published:.2f}; ours {ours} over all {one.of} tasks"
     names = ", ".join(tasks[task] for task in one.tasks)
     return (
-        f"{title}: over {len(one.tasks)} of {one.of} tasks only ({names}), so not the paper's quantity: ours {ours}, "
+        f"{title}: over {len(one.tasks)} of {one.of} tasks only ({names}), one protocol, so not the paper's quantity: ours {ours}, "
         f"published over the same {one.published_same:.2f} (over all {one.published:.2f})"
     )
 
@@ -183,20 +183,22 @@ def _pairs(made: Comparison) -> list[str]:
     titles = {row.task: row.title for row in made.rows}
     rows = [["our own results over the same items", "task", "protocol", "n", "difference", "p"]]
     for one in made.pairs:
-        low, high = one.interval
-        difference = f"{one.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
-        name, n = titles.get(one.task, one.task), str(one.n)
-        rows.append([escape(one.what), escape(name), escape(one.protocol), n, difference, f"{one.p:.4f}"])
+        digits = decimals(one.task)
+        difference = f"{_signed(one.difference, digits)} {_range(one.interval, digits, signed=True)}"
+        name, p = escape(titles.get(one.task, one.task)), "<0.0001" if one.p < 0.0001 else f"{one.p:.4f}"
+        rows.append([escape(one.what), name, escape(one.protocol), str(one.n), difference, p])
     test = "p: exact McNemar where each item is right or wrong, else 10,000 random signs, seeded; not corrected for many."
     return ["", *table(rows), test]
 
 
-def _digits(row: Row) -> int:
-    return 2 if row.task in ("webarena", "mt_bench") else 1
+def _range(interval: tuple[float, float] | None, digits: int, signed: bool = False) -> str:
+    if not interval:
+        return ""
+    return f"[{', '.join(_signed(end, digits) if signed else f'{end:.{digits}f}' for end in interval)}]"
 
 
-def _range(interval: tuple[float, float] | None, digits: int, sign: str = "") -> str:
-    return f"[{interval[0]:{sign}.{digits}f}, {interval[1]:{sign}.{digits}f}]" if interval else ""
+def _signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # + 0.0: no "-0.0"
 
 
 def _wrapped(line: str, indent: str = "") -> list[str]:

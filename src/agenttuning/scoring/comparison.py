@@ -58,7 +58,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Overall:
-    """The paper's overall score of a group for one side: over `tasks`, those that ran, of `of`; None where none did.
+    """The paper's overall score of a group for one side: over `tasks`, those that ran by one protocol, of `of`; None
+    where none did.
 
     Only where `tasks` are all of the group is `ours` the paper's quantity; `published_same` is the published score over
     the very same tasks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from agenttuning.scoring import intervals
@@ -10,8 +11,9 @@ from agenttuning.scoring.published import GROUPS, Published, overall_over
 
 
 def make(paper: Published, rows: Iterable[Row], side: str, model: str) -> list[Overall]:
-    """One for each group. What counts is a score that has a verdict; the divisors stay the published table's. The
-    interval is that of the mean of independent scores, each divided by its fixed divisor.
+    """One for each group. What counts is a score that has a verdict, by one protocol: the one that most of the group's
+    scores are by. The divisors stay the published table's. The interval is that of the mean of independent scores, each
+    divided by its fixed divisor.
     """
     by_task = {row.task: row for row in rows if row.side == side and row.verdict in ("consistent", "differs")}
     return [_overall(paper, group, side, model, by_task) for group in GROUPS]
@@ -19,7 +21,8 @@ def make(paper: Published, rows: Iterable[Row], side: str, model: str) -> list[O
 
 def _overall(paper: Published, group: str, side: str, model: str, by_task: dict[str, Row]) -> Overall:
     members = paper.group(group)
-    ran = tuple(task for task in members if task in by_task)
+    labels = Counter(by_task[task].protocol for task in members if task in by_task)
+    ran = tuple(task for task in members if task in by_task and by_task[task].protocol == labels.most_common(1)[0][0])
     known = Overall(group, side, paper.overalls[group][model], ran, len(members))
     if not ran:
         return known

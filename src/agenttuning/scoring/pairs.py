@@ -49,5 +49,4 @@ def _asked(one: Result) -> list:
     """What decides, beside an item's id, what was asked: the items, prompts and judge as far as the file names them."""
     entry = one.entry
     data, judge = entry.get("data") or {}, entry.get("judge") or {}
-    prompts = (entry.get("prompts") or {}).get("digests")
-    return [entry.get("items_sha256"), data.get("sha256"), prompts, judge.get("model"), judge.get("prompts")]
+    return [entry.get("items_sha256"), data.get("sha256"), entry.get("prompts"), judge.get("model"), judge.get("prompts")]

@@ -45,10 +45,6 @@ class Published:
         value = self.scores[task][model]
         return Cell(task, model, value, n["value"], metric, self.source, self.verified, n["verified"])
 
-    def digits(self, task: str) -> int:
-        """Decimals that the paper prints."""
-        return 2 if task in ("webarena", "mt_bench") else 1
-
     def group(self, name: str) -> list[str]:
         """The tasks of a group, in the paper's order."""
         return [task for task, facts in self.tasks.items() if facts["group"] == name]
@@ -61,6 +57,11 @@ class Published:
         n = facts["n"]["value"]
         low, high = wilson(round(score / 100 * n), n)
         return 100 * low, 100 * high
+
+
+def decimals(task: str) -> int:
+    """How many the paper prints of a task's scores."""
+    return 2 if task in ("webarena", "mt_bench") else 1
 
 
 def load(path: Path = PUBLISHED) -> Published:

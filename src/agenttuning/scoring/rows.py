@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from agenttuning.scoring import intervals, power
 from agenttuning.scoring.comparison import Row
-from agenttuning.scoring.published import Cell, Published
+from agenttuning.scoring.published import Cell, Published, decimals
 from agenttuning.scoring.results import GENERAL, HELD_IN, Result
 
 # The first protocol that gave a score gives the verdict. paper-code is the paper's, too: what its code most likely did.
@@ -164,7 +164,7 @@ def _notes(theirs: intervals.Interval | None, cell: Cell, one: Result) -> list[s
     if theirs is None:
         notes.append(UNKNOWN_SAMPLES if cell.task == "humaneval" else NO_SPREAD)
     if not cell.n_verified:
-        notes.append(f"that the published score is over {cell.n} items is not verified")
+        notes.append("that the published score is over so many items is not verified")
     if judge := (one.entry.get("judge") or {}).get("model"):
         notes.append(f"judged by {judge}")
     return notes
@@ -175,5 +175,5 @@ def _too_small(paper: Published, size: str, side: str, cell: Cell, detectable: f
     gap = abs(cell.value - paper.scores[cell.task][other])
     if gap == 0 or (detectable is not None and detectable <= gap):
         return []
-    digits = paper.digits(cell.task)
+    digits = decimals(cell.task)
     return [f"n is too small to tell it reliably from {other}'s {paper.scores[cell.task][other]:.{digits}f}"]
