@@ -122,8 +122,8 @@ def takes_comparison(parser: argparse.ArgumentParser) -> None:
     takes_recipe(parser)
     parser.add_argument(
         "--results", nargs="+", default=[], metavar="FOLDER",
-        help="results that lie elsewhere, too: a run's folder, its eval folder, or SIDE=FOLDER with SIDE base, tuned or "
-        "released, e.g. tuned=runs/agentlm-13b/sft/eval/served-agentlm-13b",
+        help="results from elsewhere, too: a run's folder, its eval folder, or SIDE=FOLDER (base, tuned, released) "
+        "as in tuned=runs/agentlm-13b/sft/eval/served-agentlm-13b",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the JSON that is written, not the text")
 

@@ -63,8 +63,8 @@ def model_digest(folder: Path) -> str:
     files = sorted(path for pattern in (*MODEL_FILES, *slow) for path in folder.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in files):
         raise UserError(
-            f"{folder} holds no *.safetensors; there is no model to judge; check the path. Of a model that is published "
-            "as pickles (*.bin) take another revision or copy: those are not read here, as to read one is to run it"
+            f"{folder} holds no *.safetensors; there is no model to judge; check the path. Of a model published as "
+            "pickles (*.bin) take another revision or copy: those are not read here, as to read one is to run it"
         )
     digest = hashlib.sha256()
     for path in files:

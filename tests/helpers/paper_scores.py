@@ -1,4 +1,4 @@
-"""Scores files as the two evaluations write them, from known rewards: {task: rewards}, or {task: (rewards, changes)}."""
+"""Scores files as the two evaluations write them, from known rewards: {task: rewards or (rewards, changes)}."""
 
 from __future__ import annotations
 

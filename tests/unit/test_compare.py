@@ -49,7 +49,9 @@ def test_what_equals_the_published_scores_is_consistent_and_has_their_overalls(t
             assert one.interval[0] <= one.ours <= one.interval[1]
             assert one.difference_interval[0] < 0 < one.difference_interval[1]
     whole = {(one.side, one.group): one for one in found.overalls}
-    assert whole["tuned", "held_in"].ours == pytest.approx(1.96, abs=0.01) and whole["tuned", "held_in"].published == 1.96
+    assert (
+        whole["tuned", "held_in"].ours == pytest.approx(1.96, abs=0.01) and whole["tuned", "held_in"].published == 1.96
+    )
     assert whole["base", "general"].ours == pytest.approx(0.63, abs=0.01)
     assert whole["released", "held_out"].ours is None and whole["released", "held_out"].tasks == ()
     low, high = whole["tuned", "held_in"].interval

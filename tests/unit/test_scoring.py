@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -101,6 +100,7 @@ def test_the_interval_of_a_difference_against_the_published_example() -> None:
 
 def seen(p: float, other: float, n: int) -> float:
     """The chance that two draws of n from p and other are told apart by the interval of their difference: exact."""
+
     def chances(of: float) -> list[float]:
         return [math.comb(n, k) * of**k * (1 - of) ** (n - k) for k in range(n + 1)]
 
@@ -127,7 +127,8 @@ def test_detectable_differences_by_hand() -> None:
     assert power.detectable_proportion(0.5, 200, 200) == pytest.approx(0.1383, abs=5e-4)
     assert power.detectable_proportion(0.0, 1, 1) is None, "one item shows nothing"
     # a mean of 100 items with a standard error of 2: (1.96 + 0.8416) x 2 x sqrt(2)
-    assert power.detectable_mean((50 - 2 * intervals.Z, 50 + 2 * intervals.Z), 100, 100) == pytest.approx(7.924, abs=1e-3)
+    of_two = (50 - 2 * intervals.Z, 50 + 2 * intervals.Z)
+    assert power.detectable_mean(of_two, 100, 100) == pytest.approx(7.924, abs=1e-3)
     with pytest.raises(ValueError, match="n 0"):
         power.detectable_proportion(0.5, 0, 3)
 
@@ -143,8 +144,9 @@ def test_mcnemar_by_hand() -> None:
 
 def test_sign_flips_by_hand() -> None:
     # five differences of one sign: of the 32 draws of signs 2 are as far from 0
-    found = significance.paired_p([0.5] * 5, [0.6, 0.7, 0.8, 0.9, 0.65])
-    assert found == pytest.approx(2 / 32, abs=0.01) and found == significance.paired_p([0.5] * 5, [0.6, 0.7, 0.8, 0.9, 0.65])
+    five = [0.5] * 5, [0.6, 0.7, 0.8, 0.9, 0.65]
+    assert significance.paired_p(*five) == pytest.approx(2 / 32, abs=0.01)
+    assert significance.paired_p(*five) == significance.paired_p(*five), "seeded"
     assert significance.paired_p([0.5, 0.2], [0.5, 0.2]) == 1.0
     many = [number / 100 for number in range(100)]
     assert significance.paired_p(many, [value + 0.001 for value in many]) == 1 / 10_001

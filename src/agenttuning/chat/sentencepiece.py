@@ -1,9 +1,9 @@
 """Llama's tokenizer.model as a tokenizer, for folders that hold no tokenizer.json (AgentLM's may be such).
 
-The file is a protocol buffer of SentencePiece (sentencepiece_model.proto). What is needed of it, pieces with scores and a
-handful of settings, is read here without that library; the tokenizer made of it is what transformers' converter wrote
-into Llama-2's tokenizer.json: BPE with byte fallback, "▁" put in front, spaces to "▁". The other reading of transformers 5
-("legacy" false) would encode "[INST]" otherwise (tokenizer.py).
+The file is a protocol buffer of SentencePiece (sentencepiece_model.proto). What is needed of it, pieces with scores
+and a few settings, is read here without that library; the tokenizer made of it is what transformers' converter wrote
+into Llama-2's tokenizer.json: BPE with byte fallback, "▁" put in front, spaces to "▁". The other reading of
+transformers 5 ("legacy" false) would encode "[INST]" otherwise (tokenizer.py).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def load(folder: str | Path) -> PreTrainedTokenizerFast:
     odd += ["added_tokens.json names further tokens"] if (path.parent / "added_tokens.json").exists() else []
     if odd:
         raise UserError(
-            f"{path} is not made as Llama's ({'; '.join(odd)}); its ids would be guessed; put a tokenizer.json beside it"
+            f"{path} is not made as Llama's ({'; '.join(odd)}); its ids would be guessed; put a tokenizer.json "
+            "beside it"
         )
     return _build(pieces)
 
@@ -58,7 +59,9 @@ def _unlike_llama(pieces: list[tuple[str, float, int]], trainer: dict, normalize
         odd.append("it puts no ▁ in front")
     if [piece for piece, _, _ in pieces[:3]] != FIRST or any(kind in (UNKNOWN, CONTROL) for _, _, kind in pieces[3:]):
         odd.append(f"its control pieces are not {', '.join(FIRST)}")
-    if sum(kind == BYTE for _, _, kind in pieces) != 256 or any(kind not in (NORMAL, BYTE) for _, _, kind in pieces[3:]):
+    if sum(kind == BYTE for _, _, kind in pieces) != 256 or any(
+        kind not in (NORMAL, BYTE) for _, _, kind in pieces[3:]
+    ):
         odd.append("it has pieces of other kinds")
     return odd
 

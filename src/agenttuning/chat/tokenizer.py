@@ -57,8 +57,8 @@ def load_tokenizer(
         raise UserError(
             f"no tokenizer could be loaded from {path}: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; "
-            "without it nothing can be encoded; give a folder that holds tokenizer.json or Llama's tokenizer.model, or the "
-            "Hub id of one with tokenizer.json (gated models need `hf auth login`)"
+            "without it nothing can be encoded; give a folder with tokenizer.json or Llama's tokenizer.model, or a "
+            "Hub id with tokenizer.json (gated models need `hf auth login`)"
         ) from error
     tokenizer.init_kwargs["chat_format"] = chat_format or format_of(tokenizer)
     if format_of(tokenizer) not in FORMATS:

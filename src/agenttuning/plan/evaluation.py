@@ -54,14 +54,14 @@ GENERAL = {
 NO_HARNESS = {
     "rewoo": "no harness in this version, and none could repeat it: its judge and its tools are retired models",
 }
-# Of a token written by transformers' generate: 34 ms for Llama-2-13B's 40 layers, our estimate (13,000 calls of AgentBench
-# one after the other in 15 hours); a batch takes about as long as one.
+# Of a token written by transformers' generate: 34 ms for Llama-2-13B's 40 layers, our estimate (13,000 calls of
+# AgentBench one after the other in 15 hours); a batch takes about as long as one.
 STEP_SECONDS_A_LAYER = 0.034 / 40
 WIDTH = 32  # prompts decoded together, policies/transformers_policy.py
 
-# Where the items and prompts are: of a checkout of THUDM/AgentTuning (with its copy of AgentBench), of AgentBench itself
-# (the graph's ontology), of WebShop and of the image that has mind2web's list. Options that the backend needs whose
-# scores may be set beside the paper's: docs/environments.
+# Where the items and prompts are: of a checkout of THUDM/AgentTuning (with its copy of AgentBench), of AgentBench
+# itself (the graph's ontology), of WebShop and of the image that has mind2web's list. Options that the backend needs
+# whose scores may be set beside the paper's: docs/environments.
 CHECKOUT, AGENTBENCH = "AgentTuning", "AgentTuning/AgentBench.old"
 WORDS = {
     "alfworld": f"--data alfworld={AGENTBENCH}/data/alfworld/std.json --backend alfworld=textworld",

@@ -1,4 +1,4 @@
-"""Base and tuned side by side, for a run without published numbers: n, intervals, the difference over the same items."""
+"""Base and tuned side by side, for a run without published numbers, and the difference over the same items."""
 
 from __future__ import annotations
 

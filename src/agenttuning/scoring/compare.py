@@ -1,6 +1,6 @@
 """`agenttuning compare`: a run's scores beside the published ones, or base beside tuned where nothing was published.
 
-results finds what was scored; rows, pairs and overalls judge it; comparison is their shape on disk; compare_text prints.
+results finds what was scored; rows, pairs and overalls judge it; comparison is its shape on disk; compare_text prints.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import UserError
-from agenttuning.scoring import before_after, comparison, compare_text, overalls, pairs, published, rows
+from agenttuning.scoring import before_after, compare_text, comparison, overalls, pairs, published, rows
 from agenttuning.scoring.before_after import paired
 from agenttuning.scoring.comparison import SIDES, Comparison
 from agenttuning.scoring.results import Result, gather, other_labels
@@ -40,8 +40,8 @@ def compare(recipe: Recipe, elsewhere: Iterable[str] = (), as_json: bool = False
         text = _with_published(recipe, size[1], results, as_json)
     elif as_json:
         raise UserError(
-            f"--json prints the comparison with the published numbers, and there are none for {recipe.name}; its scores "
-            f"are in {recipe.run_dir / 'eval'}; leave --json out"
+            f"--json prints the comparison with the published numbers, and there are none for {recipe.name}; its "
+            f"scores are in {recipe.run_dir / 'eval'}; leave --json out"
         )
     else:
         found = before_after.read(recipe.run_dir)
@@ -71,7 +71,7 @@ def _with_published(recipe: Recipe, size: str, results: list[Result], as_json: b
 def make(
     name: str, size: str, results: list[Result], not_run: Callable[[str, str], str], commit: str | None = None
 ) -> Comparison:
-    """The comparison of results with the published numbers of a size. not_run(side, task) says why there is no score."""
+    """The comparison of results with the published numbers of a size. not_run(side, task): why there is no score."""
     paper = published.load()
     made = {side: rows.of_side(paper, size, side, results, partial(not_run, side)) for side in SIDES}
     models = rows.columns(size)

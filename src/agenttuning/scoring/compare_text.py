@@ -24,20 +24,23 @@ WHAT = {
     "base": "the model it started from",
 }
 NOT_RELEASED = "Not scored yet: until they are, a miss of `tuned` may be the harness as well as the training."
-LEGEND = """\
-published, ours: scores with 95 % intervals, in the task's own unit. Published intervals are ours: Wilson's, from n. Where \
-the metric is a mean (of rewards, F1 or ratings) the paper gives no spread and so no interval; ours come from a bootstrap.
-verdict: `differs` where the 95 % interval of ours - published leaves 0 out, else `consistent`. The test has two samples: \
-the paper gives no results by item. Nothing is corrected for many rows: of 20 true reproductions about one `differs`.
-least: the smallest true difference that this n would have shown (two-sided 5 %, power 80 %). `consistent` says no more \
-than that a larger one is unlikely.
-Mind2Web's steps come in tasks and are not independent: its true intervals are wider than these.
-overall: mean of score / divisor; the divisors are the published means of the five models that are not AgentLM, unrounded \
-and fixed."""
+LEGEND = (
+    "published, ours: scores with 95 % intervals, in the task's own unit. Published intervals are ours: Wilson's, from "
+    "n. Where the metric is a mean (of rewards, F1 or ratings) the paper gives no spread and so no interval; ours come "
+    "from a bootstrap.",
+    "verdict: `differs` where the 95 % interval of ours - published leaves 0 out, else `consistent`. The test has two "
+    "samples: the paper gives no results by item. Nothing is corrected for many rows: of 20 true reproductions about "
+    "one `differs`.",
+    "least: the smallest true difference that this n would have shown (two-sided 5 %, power 80 %). `consistent` says "
+    "no more than that a larger one is unlikely.",
+    "Mind2Web's steps come in tasks and are not independent: its true intervals are wider than these.",
+    "overall: mean of score / divisor; the divisors are the published means of the five models that are not AgentLM, "
+    "unrounded and fixed.",
+)
 
 
 def text(made: Comparison, jobs: Mapping[str, Iterable[Job]], remarks: Iterable[str] = ()) -> str:
-    """The whole comparison. jobs: by side the commands for what was not run; remarks: what else to know, a line each."""
+    """The whole comparison. jobs: by side, the commands for what was not run; remarks: what else to know."""
     head = f"{made.recipe} beside the main table of the paper (arXiv 2310.12823)"
     lines = [head, "", *_summary(made)]
     for side in ORDER:
@@ -45,7 +48,7 @@ def text(made: Comparison, jobs: Mapping[str, Iterable[Job]], remarks: Iterable[
     lines += _pairs(made)
     if remarks := list(remarks):
         lines += ["", *(line for remark in remarks for line in _wrapped(f"note: {escape(remark)}"))]
-    lines += ["", *(line for paragraph in LEGEND.split("\n") for line in _wrapped(paragraph))]
+    lines += ["", *(line for paragraph in LEGEND for line in _wrapped(paragraph))]
     return "\n".join(lines)
 
 
@@ -62,7 +65,9 @@ def remarks(results: list[Result], other_labels: list[str]) -> list[str]:
     if strange:
         said.append(f"not in the paper's table and left out: {', '.join(strange)} (`agenttuning report` shows them)")
     for label in other_labels:
-        said.append(f"eval/{label} is of no side and was left out; --results tuned=FOLDER (or base=, released=) adds it")
+        said.append(
+            f"eval/{label} is of no side and was left out; --results tuned=FOLDER (or base=, released=) adds it"
+        )
     return said
 
 
@@ -92,7 +97,10 @@ def _side(made: Comparison, side: str, jobs: list[Job]) -> list[str]:
         lines += [line for note, mark in marks.items() for line in _wrapped(f"{mark}  {escape(note)}", "   ")]
         lines += [line for one in made.overalls if one.side == side for line in _wrapped(_overall(one, made), "  ")]
     if beside := [row for row in rows if row.beside]:
-        lines += ["further results, not compared:", *(line for row in beside for line in _wrapped(_further(row), "    "))]
+        lines += [
+            "further results, not compared:",
+            *(line for row in beside for line in _wrapped(_further(row), "    ")),
+        ]
     return lines + _not_run(main, jobs)
 
 
@@ -127,7 +135,7 @@ def _letter(index: int) -> str:
 
 
 def _engine(row: Row) -> str | None:
-    """The backend where it is not what one expects: of held-in tasks only comparable ones get here, the JSON has them."""
+    """The backend where it is not what one expects; of held-in tasks only comparable ones have a verdict."""
     return row.backend if row.group == "general" and row.backend != "transformers" else None
 
 
@@ -146,9 +154,9 @@ def _overall(one: Overall, made: Comparison) -> str:
     if len(one.tasks) == one.of:
         return f"{title}: published {one.published:.2f}; ours {ours} over all {one.of} tasks"
     names = ", ".join(tasks[task] for task in one.tasks)
+    only = f"over {len(one.tasks)} of {one.of} tasks only ({names}), one protocol, so not the paper's quantity"
     return (
-        f"{title}: over {len(one.tasks)} of {one.of} tasks only ({names}), one protocol, so not the paper's quantity: ours {ours}, "
-        f"published over the same {one.published_same:.2f} (over all {one.published:.2f})"
+        f"{title}: {only}: ours {ours}, published over the same {one.published_same:.2f} (over all {one.published:.2f})"
     )
 
 
@@ -187,7 +195,9 @@ def _pairs(made: Comparison) -> list[str]:
         difference = f"{_signed(one.difference, digits)} {_range(one.interval, digits, signed=True)}"
         name, p = escape(titles.get(one.task, one.task)), "<0.0001" if one.p < 0.0001 else f"{one.p:.4f}"
         rows.append([escape(one.what), name, escape(one.protocol), str(one.n), difference, p])
-    test = "p: exact McNemar where each item is right or wrong, else 10,000 random signs, seeded; not corrected for many."
+    test = (
+        "p: exact McNemar where each item is right or wrong, else 10,000 random signs, seeded; not corrected for many."
+    )
     return ["", *table(rows), test]
 
 

@@ -1,4 +1,4 @@
-"""Two of our own results over the same items, by the same protocol: sides in the same backend, and backends of a side."""
+"""Two of our own results over the same items by one protocol: sides in the same backend, and backends of a side."""
 
 from __future__ import annotations
 
@@ -49,4 +49,10 @@ def _asked(one: Result) -> list:
     """What decides, beside an item's id, what was asked: the items, prompts and judge as far as the file names them."""
     entry = one.entry
     data, judge = entry.get("data") or {}, entry.get("judge") or {}
-    return [entry.get("items_sha256"), data.get("sha256"), entry.get("prompts"), judge.get("model"), judge.get("prompts")]
+    return [
+        entry.get("items_sha256"),
+        data.get("sha256"),
+        entry.get("prompts"),
+        judge.get("model"),
+        judge.get("prompts"),
+    ]

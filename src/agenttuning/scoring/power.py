@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from agenttuning.scoring.intervals import Z, Interval
+from agenttuning.scoring.intervals import Interval, Z
 
 Z_POWER = 0.8416212335729143  # 80 % quantile of the normal distribution
 STEPS = 60  # halvings of [0, 1]: far below what is printed
@@ -18,10 +18,10 @@ STEPS = 60  # halvings of [0, 1]: far below what is printed
 def detectable_proportion(p: float, n: int, other_n: int) -> float | None:
     """For proportions in [0, 1]: the difference from `p` (of n) that `other_n` items would show.
 
-    Fleiss, Levin & Paik, Statistical Methods for Rates and Proportions (2003), chapter 4, without continuity correction:
-    d = z sqrt(q (1-q) (1/n + 1/m)) + z_power sqrt(p (1-p) / n + r (1-r) / m), r = p +- d, q the mean of both, weighted
-    by n. In the direction that needs more; where one has no room (scores end at 0 and 1) in the other; None where
-    neither has. Raises ValueError for n below 1 or p outside [0, 1].
+    Fleiss, Levin & Paik, Statistical Methods for Rates and Proportions (2003), chapter 4, without continuity
+    correction: d = z sqrt(q (1-q) (1/n + 1/m)) + z_power sqrt(p (1-p) / n + r (1-r) / m), r = p +- d, q the mean of
+    both, weighted by n. In the direction that needs more; where one has no room (scores end at 0 and 1) in the other;
+    None where neither has. Raises ValueError for n below 1 or p outside [0, 1].
     """
     if min(n, other_n) < 1 or not 0 <= p <= 1:
         raise ValueError(f"p {p}, n {n} and {other_n}")

@@ -61,17 +61,17 @@ class Result:
 def gather(run_dir: Path, elsewhere: Iterable[str] = ()) -> list[Result]:
     """Every result of the three sides, in the order of the files' names.
 
-    elsewhere: folders besides, each a run's folder, its eval/ folder, or SIDE=FOLDER for a folder of one side's results.
-    Raises UserError for a folder without results, a file that cannot be read, and for two files that claim the same
-    result.
+    elsewhere: folders besides, each a run's folder, its eval/ folder, or SIDE=FOLDER for a folder of one side's
+    results. Raises UserError for a folder without results, a file that cannot be read, and for two files that claim
+    the same result.
     """
     folders = [(side, run_dir / "eval" / side) for side in SIDES]
     for word in elsewhere:
         found = _named(word)
         if not any(any(folder.glob(place)) for _, folder in found for place in PLACES.values()):
             raise UserError(
-                f"--results {word}: there is no {scores.FILE} of {', '.join(SIDES)} in it; it would add nothing; name a "
-                "run's folder, its eval folder, or SIDE=FOLDER, e.g. tuned=runs/agentlm-13b/sft/eval/served-agentlm-13b"
+                f"--results {word}: there is no {scores.FILE} of {', '.join(SIDES)} in it; it would add nothing; name "
+                "a run's folder, its eval folder, or SIDE=FOLDER as tuned=runs/agentlm-13b/sft/eval/served-agentlm-13b"
             )
         folders += found
     results: dict[tuple, Result] = {}
@@ -82,8 +82,8 @@ def gather(run_dir: Path, elsewhere: Iterable[str] = ()) -> list[Result]:
                     key = (side, kind, one.name, one.protocol, one.backend)
                     if results.setdefault(key, one).path != one.path:
                         raise UserError(
-                            f"{results[key].path} and {one.path} both hold {side}'s {one.name} by {one.protocol}; which "
-                            "one is meant is open; leave one folder out of --results"
+                            f"{results[key].path} and {one.path} both hold {side}'s {one.name} by {one.protocol}; "
+                            "which one is meant is open; leave one folder out of --results"
                         )
     return list(results.values())
 

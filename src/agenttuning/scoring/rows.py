@@ -28,9 +28,7 @@ def columns(size: str) -> dict[str, str]:
     return {"base": f"llama-2-{size}-chat", "tuned": f"agentlm-{size}", "released": f"agentlm-{size}"}
 
 
-def of_side(
-    paper: Published, size: str, side: str, results: list[Result], not_run: Callable[[str], str]
-) -> list[Row]:
+def of_side(paper: Published, size: str, side: str, results: list[Result], not_run: Callable[[str], str]) -> list[Row]:
     """Rows of one side, tasks in the paper's order: the verdict's row, then the task's other results.
 
     not_run(task): the command with hours and cost, or why there is none.
