@@ -99,6 +99,8 @@ def parts(recipe: Recipe, arguments: Namespace) -> dict[str, Namespace]:
             given["prompts"] = arguments.prompts if any(asked[task].prompts == "source" for task in mine) else None
         else:
             given["backend"] = [word for word in arguments.backend if "=" in word]
+            # behind a server --model is the folder of the tokenizer, which only the general benchmarks ask for
+            given["model"] = None if arguments.server else model
         found[name] = Namespace(**{**vars(arguments), **given})
     return found
 
