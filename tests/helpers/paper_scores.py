@@ -26,8 +26,8 @@ def graded(mean: float, n: int) -> list[float]:
     return [mean + apart * (1 if number % 2 else -1) for number in range(n)]
 
 
-def entry(task: str, rewards: list[float], **changes) -> dict:
-    """One entry of "tasks"; `changes` overrule its keys."""
+def entry(task: str, rewards: list[float]) -> dict:
+    """One entry of "tasks"."""
     metric = METRICS[task]
     unit = 1 if metric == "rating" else 100
     low, high = intervals.bootstrap(rewards) if metric == "rating" else intervals.mean_interval(rewards)
@@ -40,7 +40,7 @@ def entry(task: str, rewards: list[float], **changes) -> dict:
     }  # fmt: skip
     if not general:
         made["backend"] = {"name": BACKENDS[task], "label": "the real thing"}
-    return {**made, **changes}
+    return made
 
 
 def write(
@@ -51,7 +51,7 @@ def write(
     for name, given in tasks.items():
         rewards, changes = given if isinstance(given, tuple) else (given, {})
         others = {key: value for key, value in changes.items() if key != "task"}
-        entries[name] = entry(changes.get("task", name), rewards, **others)
+        entries[name] = entry(changes.get("task", name), rewards) | others
         if place.startswith("general"):
             entries[name]["backend"] = {"name": Path(place).name, "label": ""}
     found = {"schema": 1, "model": model or f"{side}@0123", "protocol": protocol, "tasks": entries, "groups": {}}

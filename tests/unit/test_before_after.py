@@ -89,14 +89,16 @@ def test_general_results_are_rows_of_their_own_each_protocol_and_backend(tmp_pat
     for side, k in (("base", 10), ("tuned", 30)):
         paper_scores.write(tmp_path, side, "general/paper/transformers", "paper@1", {"tiny-mmlu": (won(k, 40), tiny)})
     paper_scores.write(tmp_path, "tuned", "general/corrected/vllm", "corrected@1", {"tiny-mmlu": (won(20, 40), tiny)})
-    paper_scores.write(tmp_path, "tuned", "general/paper/server", "paper@1", {"tiny-mt_bench": ([4.0, 6.0] * 4, rated)})
+    for side, first in (("base", 3.0), ("tuned", 4.0)):
+        ratings = {"tiny-mt_bench": ([first, 6.0] * 4, rated)}
+        paper_scores.write(tmp_path, side, "general/paper/server", "paper@1", ratings)
     lines = compare.compare(recipe(tmp_path, "agentlm-tiny/sft")).splitlines()
     [paper] = [line for line in lines if line.startswith("tiny-mmlu (acc, paper@1, transformers)")]
     assert "25.0 [" in paper and "75.0 [" in paper and "+50.0 [" in paper and paper.endswith("n=40")
     [corrected] = [line for line in lines if line.startswith("tiny-mmlu (acc, corrected@1, vllm)")]
     assert before_after.ABSENT in corrected and "50.0 [" in corrected
     [rating] = [line for line in lines if line.startswith("tiny-mt_bench (rating, paper@1, server)")]
-    assert "5.0 [" in rating, "a rating is no share of 100"
+    assert "5.0 [" in rating and "+0.5 [" in rating, "a rating is no share of 100"
 
 
 def test_sides_of_different_protocols_are_refused(tmp_path) -> None:

@@ -99,6 +99,16 @@ def test_a_mean_without_published_spread_borrows_ours_and_says_so(tmp_path) -> N
     assert row(found, "tuned", "webshop").verdict == "differs"  # 60.0, and 70.8 was published
 
 
+def test_a_borrowed_spread_is_that_of_the_published_n(tmp_path) -> None:
+    write(tmp_path, "tuned", *PAPER_TEXT, {"kg": (graded(0.30, 110), {"lost": 40})})
+    one = row(made(tmp_path, "13b"), "tuned", "kg")
+    widths = [one.interval[1] - one.ours, one.ours - one.interval[0]]
+    ends = [((110 / 150) * other**2 + mine**2) ** 0.5 for mine, other in (widths[::-1], widths)]
+    assert one.difference_interval == pytest.approx((3.2 - ends[0], 3.2 + ends[1]))
+    error = (one.interval[1] - one.interval[0]) / (2 * 1.959964)
+    assert one.detectable == pytest.approx((1.959964 + 0.841621) * error * (1 + 110 / 150) ** 0.5, rel=1e-4)
+
+
 def test_consistent_says_when_n_could_not_have_told_it_from_the_other_model(tmp_path) -> None:
     # OS 13B: base 9.0, tuned 18.1, n 144: a difference of 9.1 is not seen reliably. ALFWorld's 74 points are.
     write(tmp_path, "tuned", *PAPER_TEXT, {"os": won(26, 144), "alfworld": won(38, 50)})
@@ -125,6 +135,17 @@ def test_void_lost_and_partial_scores_are_named_as_what_they_are(tmp_path) -> No
     [kg] = beside(found, "tuned", "kg")
     assert (kg.verdict, kg.why, kg.n) == ("not comparable", "practice items of our own", 12)
     assert {one.tasks for one in found.overalls if one.side == "tuned"} == {("os",), ()}
+
+
+def test_a_score_that_bears_the_name_and_may_not_stand_beside_the_papers_was_run(tmp_path) -> None:
+    other = {"not_comparable": "judged by another, the paper by GPT-4 of 2023", "judge": {"model": "another"}}
+    write(tmp_path, "tuned", *PAPER, {"mt_bench": ([6.0, 7.0] * 40, other)})
+    one = row(made(tmp_path), "tuned", "mt_bench")
+    assert (one.verdict, one.why, one.ours) == ("not comparable", other["not_comparable"], 6.5)
+    write(tmp_path, "tuned", "general/paper/server", "paper@1", {"mt_bench": [6.0, 7.0] * 40})
+    found = made(tmp_path)
+    assert row(found, "tuned", "mt_bench").backend == "server", "a score that may stand there goes first"
+    assert [one.why for one in beside(found, "tuned", "mt_bench")] == [other["not_comparable"]]
 
 
 def test_protocols_and_backends_are_never_mixed_in_a_row(tmp_path) -> None:
@@ -163,13 +184,24 @@ def test_an_overall_over_some_tasks_stands_beside_the_published_one_over_the_sam
     assert one.ours - one.interval[0] == pytest.approx((below[0] ** 2 + below[1] ** 2) ** 0.5 / 2)
 
 
+def rated(first: float, second: float) -> tuple[list[float], dict]:
+    """Ratings of the two turns of 80 questions, as MT-Bench's entry has them."""
+    turns = {f"{question}/{turn}": (first, second)[turn - 1] for question in range(81, 161) for turn in (1, 2)}
+    return [(first + second) / 2] * 80, {"rewards": turns}
+
+
 def test_models_that_ran_the_same_items_are_tested_in_pairs(tmp_path) -> None:
     # 30 items better, none worse: p = 2 x 2^-30
     write(tmp_path, "base", *PAPER_TEXT, {"alfworld": won(10, 50), "kg": [0.5] * 150})
     write(tmp_path, "tuned", *PAPER_TEXT, {"alfworld": won(40, 50), "kg": [0.6] * 150})
     write(tmp_path, "released", *PAPER_TEXT, {"alfworld": won(41, 50)})
-    write(tmp_path, "tuned", *PAPER, {"gsm8k": won(300, 1319), "mt_bench": [5.0, 7.0] * 40})
-    write(tmp_path, "tuned", "general/paper/vllm", "paper@1", {"gsm8k": won(330, 1319), "mt_bench": [5.5, 7.0] * 40})
+    write(tmp_path, "tuned", *PAPER, {"gsm8k": won(300, 1319), "mt_bench": rated(5.0, 7.0)})
+    rates = {"gsm8k": won(330, 1319), "mt_bench": rated(5.5, 7.0)}
+    write(tmp_path, "tuned", "general/paper/vllm", "paper@1", rates)
+    write(tmp_path, "base", "general/paper/server", "paper@1", {"gsm8k": won(300, 1319)})  # another backend: no pair
+    void = {"void": "9 of 144 episodes lost", "score": None, "interval": None}
+    for side in ("base", "tuned"):
+        write(tmp_path, side, "held-in/paper-code", "paper-code@1", {"os": (won(9, 135), void)})
     pairs = {(one.what, one.task): one for one in made(tmp_path).pairs}
     assert set(pairs) == {
         ("tuned - base", "alfworld"), ("tuned - base", "kg"), ("released - base", "alfworld"),
@@ -183,6 +215,7 @@ def test_models_that_ran_the_same_items_are_tested_in_pairs(tmp_path) -> None:
     assert pairs["tuned - released", "alfworld"].difference == pytest.approx(-2)
     assert pairs["tuned - base", "kg"].difference == pytest.approx(10) and pairs["tuned - base", "kg"].p < 0.001
     assert pairs["tuned: vllm - transformers", "mt_bench"].difference == pytest.approx(0.25), "ratings are not x 100"
+    assert pairs["tuned: vllm - transformers", "mt_bench"].n == 80, "two turns are one question"
     assert pairs["tuned: vllm - transformers", "gsm8k"].difference == pytest.approx(100 * 30 / 1319)
 
 

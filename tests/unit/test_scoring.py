@@ -17,6 +17,7 @@ from agenttuning.policies.expert import expert
 from agenttuning.protocols.messages import own
 from agenttuning.scoring import errors, intervals, power, scores, significance
 from helpers import toy_task
+from helpers.paper_scores import won
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,10 @@ def test_mcnemar_by_hand() -> None:
     before, after = [0.0] * 10 + [1.0] * 2 + [1.0] * 30, [1.0] * 10 + [0.0] * 2 + [1.0] * 30
     assert significance.paired_p(before, after) == pytest.approx(2 * (1 + 12 + 66) / 4096)
     assert significance.paired_p(before, before) == 1.0
+    assert significance.paired_p([0.0, 1.0], [1.0, 0.0]) == 1.0
+    # 5,500 of 10,000: z = 10, so the normal tail with the correction for whole numbers, 2 x Phi(-9.99) = 1.7e-23; exact 1.551e-23
+    half, most = won(5500, 10_000), [1.0 - value for value in won(5500, 10_000)]
+    assert significance.paired_p(half, most) == pytest.approx(1.551e-23, rel=1e-3)
     with pytest.raises(ValueError, match="1 and 2"):
         significance.paired_p([1.0], [1.0, 0.0])
 

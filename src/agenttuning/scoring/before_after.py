@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agenttuning.errors import UserError
 from agenttuning.scoring import intervals, published, scores
-from agenttuning.scoring.results import SUITE, Result
+from agenttuning.scoring.results import SUITE, Result, counted, unit
 from agenttuning.scoring.text_table import table
 
 SIDES = ("base", "tuned")
@@ -83,16 +83,17 @@ def in_brackets(interval: list[float] | intervals.Interval | None, digits: int =
 
 
 def paired(base: dict | None, tuned: dict | None) -> tuple[float, float, float, int] | None:
-    """tuned - base x 100 over the items that both were scored on: mean, low, high, n. None where there are none."""
+    """tuned - base in the score's unit over the items that both were scored on: mean, low, high, n; None for none."""
     if not base or not tuned or base.get("void") or tuned.get("void"):
         return None
-    items = sorted(base["rewards"].keys() & tuned["rewards"].keys())
+    before, after = counted(base), counted(tuned)
+    items = sorted(before.keys() & after.keys())
     if not items:
         return None
-    before, after = ([_counted(entry, item) for item in items] for entry in (base, tuned))
-    low, high = intervals.paired_difference(before, after)
-    unit = 1 if base["metric"] == "rating" else 100
-    return unit * (sum(after) - sum(before)) / len(items), unit * low, unit * high, len(items)
+    one, two = ([rewards[item] for item in items] for rewards in (before, after))
+    low, high = intervals.paired_difference(one, two)
+    scale = unit(base)
+    return scale * (sum(two) - sum(one)) / len(items), scale * low, scale * high, len(items)
 
 
 def _average(entry: dict | None) -> str:
@@ -106,11 +107,6 @@ def _difference(base: dict | None, tuned: dict | None) -> str:
         return f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}] n={found[3]}"
     both = base and tuned and not base.get("void") and not tuned.get("void")
     return "no item in common" if both else ""
-
-
-def _counted(entry: dict, item: str) -> float:
-    reward = entry["rewards"][item]
-    return float(reward >= 1.0) if entry["metric"] in ("success_rate", "category_accuracy") else reward
 
 
 def _error_rows(found: dict[str, dict], tasks: dict[str, None]) -> list[list[str]]:

@@ -6,14 +6,14 @@ from itertools import combinations
 
 from agenttuning.scoring import intervals, significance
 from agenttuning.scoring.comparison import Pair
-from agenttuning.scoring.results import Result
+from agenttuning.scoring.results import Result, counted, unit
 
 SIDES = (("base", "tuned"), ("base", "released"), ("released", "tuned"))  # first, second
 
 
 def make(results: list[Result]) -> list[Pair]:
     """All pairs, sides first. Void results have none, nor have results over other items, prompts or judges."""
-    good = [one for one in results if not one.void and one.rewards()]
+    good = [one for one in results if not one.void and counted(one.entry)]
     found = []
     for first_side, second_side in SIDES:
         for second in (one for one in good if one.side == second_side):
@@ -32,15 +32,15 @@ def _place(one: Result) -> tuple[str, str, str]:
 
 
 def _pair(what: str, name: str, other: str, first: Result, second: Result) -> Pair | None:
-    before, after = first.rewards(), second.rewards()
+    before, after = counted(first.entry), counted(second.entry)
     items = sorted(before.keys() & after.keys())
     if not items or _asked(first) != _asked(second):
         return None
     one, two = ([rewards[item] for item in items] for rewards in (before, after))
     low, high = intervals.paired_difference(one, two)
-    unit, difference = first.unit, (sum(two) - sum(one)) / len(items)
+    scale, difference = unit(first.entry), (sum(two) - sum(one)) / len(items)
     return Pair(
-        what, first.name, first.protocol, name, other, len(items), unit * difference, (unit * low, unit * high),
+        what, first.name, first.protocol, name, other, len(items), scale * difference, (scale * low, scale * high),
         significance.paired_p(one, two),
     )  # fmt: skip
 
@@ -51,7 +51,7 @@ def _asked(one: Result) -> list:
     data, judge = entry.get("data") or {}, entry.get("judge") or {}
     return [
         entry.get("items_sha256"),
-        data.get("sha256"),
+        data.get("sha256") or data.get("files"),
         entry.get("prompts"),
         judge.get("model"),
         judge.get("prompts"),

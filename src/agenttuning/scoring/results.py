@@ -45,17 +45,25 @@ class Result:
         """Why there is no score, where there is none."""
         return self.entry.get("void") or (None if self.entry.get("score") is not None else "its file holds no score")
 
-    @property
-    def unit(self) -> float:
-        """What a reward of 1 is in the unit of the score: ratings are kept as they are, all else x 100."""
-        return 1.0 if self.entry.get("metric") == "rating" else 100.0
 
-    def rewards(self) -> dict[str, float]:
-        """By item, what the score is the mean of: a success is a reward of 1 where the metric is a rate of them."""
-        kept = self.entry.get("rewards") or {}
-        if self.entry.get("metric") in ("success_rate", "category_accuracy"):
-            return {item: float(reward >= 1.0) for item, reward in kept.items()}
+def unit(entry: dict) -> float:
+    """What a reward of 1 is in the unit of an entry's score: ratings are kept as they are, all else x 100."""
+    return 1.0 if entry.get("metric") == "rating" else 100.0
+
+
+def counted(entry: dict) -> dict[str, float]:
+    """By item, what an entry's score is the mean of. A success is a reward of 1 where the metric is a rate of them; the
+    turns of a question (`81/1`, `81/2`), which are rated apart, are one item.
+    """
+    kept = entry.get("rewards") or {}
+    if entry.get("metric") in ("success_rate", "category_accuracy"):
+        return {item: float(reward >= 1.0) for item, reward in kept.items()}
+    if entry.get("metric") != "rating":
         return kept
+    turns: dict[str, list[float]] = {}
+    for item, rating in kept.items():
+        turns.setdefault(item.rpartition("/")[0] or item, []).append(rating)
+    return {item: sum(ratings) / len(ratings) for item, ratings in turns.items()}
 
 
 def gather(run_dir: Path, elsewhere: Iterable[str] = ()) -> list[Result]:

@@ -49,20 +49,21 @@ def of_side(paper: Published, size: str, side: str, results: list[Result], not_r
 
 
 def _chosen(task: str, results: list[Result]) -> Result | None:
-    """The result that the verdict is about: the paper's protocol and items, in the first of several backends."""
+    """The result that the verdict is about: one by the paper's protocol under the benchmark's name, if there is one
+    with a score to set beside the paper's, in the first of several backends.
+    """
     fit = [one for one in results if _other_rules(task, one) is None]
     return min(fit, key=_rank, default=None)
 
 
 def _rank(one: Result) -> tuple[bool, int, int]:
     known = BACKENDS.index(one.backend) if one.backend in BACKENDS else len(BACKENDS)
-    return one.void is not None, PROTOCOLS[one.kind].index(one.rules), known
+    unfit = one.void or one.entry.get("not_comparable")
+    return bool(unfit), PROTOCOLS[one.kind].index(one.rules), known
 
 
 def _other_rules(task: str, one: Result) -> str | None:
-    """Why a result is no score of this task by the paper's protocol; None where it is one."""
-    if reason := one.entry.get("not_comparable"):
-        return reason
+    """Why a result is none by the paper's protocol under this task's name; None where it is one."""
     if one.rules not in PROTOCOLS.get(one.kind, ()):
         return f"protocol {one.protocol} is not the paper's"
     return None if one.name == task else f"reported as {one.name}"
@@ -70,7 +71,7 @@ def _other_rules(task: str, one: Result) -> str | None:
 
 def _why_beside(one: Result, best: Result | None) -> str:
     reasons = [f"void: {one.void}"] if one.void else []
-    if other := _other_rules(one.task, one):
+    if other := one.entry.get("not_comparable") or _other_rules(one.task, one):
         reasons.append(other)
     elif best and one.protocol != best.protocol:
         reasons.append(f"the verdict is given for {best.protocol}")
@@ -147,6 +148,8 @@ def _no_score(cell: Cell, one: Result) -> str | None:
     """Why what was played by the paper's rules is still nothing to set beside the published score."""
     if one.void:
         return f"void: {one.void}"
+    if reason := one.entry.get("not_comparable"):
+        return reason
     played = one.entry["n"] + one.entry.get("lost", 0)
     if played != cell.n:
         return f"{played} items, and the published score is over {cell.n}"
@@ -163,8 +166,11 @@ def _notes(theirs: intervals.Interval | None, cell: Cell, one: Result) -> list[s
         notes.append(UNKNOWN_SAMPLES if cell.task == "humaneval" else NO_SPREAD)
     if not cell.n_verified:
         notes.append("that the published score is over so many items is not verified")
-    if judge := (one.entry.get("judge") or {}).get("model"):
-        notes.append(f"judged by {judge}")
+    judge = one.entry.get("judge") or {}
+    if judge.get("model"):
+        notes.append(f"judged by {judge['model']}")
+    if judge.get("remark"):
+        notes.append(judge["remark"].replace("; ", ", "))  # one note
     return notes
 
 

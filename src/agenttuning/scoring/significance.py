@@ -11,11 +11,13 @@ def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
     """Exact two-sided p that items change in either direction alike (McNemar 1947, binomial over the items that
     changed). Values are 0 or 1, in the same order. 1 where none changed.
     """
-    from scipy.stats import binomtest
-
     better = sum(b < a for b, a in zip(before, after, strict=True))
     worse = sum(b > a for b, a in zip(before, after, strict=True))
-    return float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else 1.0
+    changed, ways, tail = better + worse, 1, 0  # ways: to choose k of the changed ones, as whole numbers
+    for k in range(min(better, worse) + 1):
+        tail += ways
+        ways = ways * (changed - k) // (k + 1)
+    return min(1.0, 2 * tail / 2**changed)
 
 
 def sign_flips(before: Sequence[float], after: Sequence[float], seed: int = 0) -> float:
