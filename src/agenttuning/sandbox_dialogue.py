@@ -1,9 +1,10 @@
 """Run foreign code against a whole test program that must not share a process with it.
 
-Two children of the kind sandbox.py describes, with the same walls: one holds the test (and the helpers that it may use),
-one the foreign code. `candidate` in the test is a stand-in: its arguments go through this process to the other child, and
-a value, or the type of an exception, comes back (sandbox_values.py). The test's child makes the verdict, and the foreign
-code has no way to its output: it can only answer calls, with plain data, whose types have no `__eq__` of their own.
+Two children of the kind sandbox.py describes, with the same walls: one holds the test (and the helpers that it may
+use), one the foreign code. `candidate` in the test is a stand-in: its arguments go through this process to the other
+child, and a value, or the type of an exception, comes back (sandbox_values.py). The test's child makes the verdict, and
+the foreign code has no way to its output: it can only answer calls, with plain data, whose types have no `__eq__` of
+their own.
 
 The foreign code sees the arguments of one call after the other, as it would in one process, and never what the test
 compares its answers with. What differs from one process, as far as a test can tell: values are copies (an argument that

@@ -1,10 +1,11 @@
-"""The inside of a pair of sandboxes: a script, started twice by sandbox_dialogue.py, for a trusted test and foreign code.
+"""The inside of a pair of sandboxes: a script, started twice by sandbox_dialogue.py, for a test and for foreign code.
 
 stdin: frames, each 8 bytes of length and so many of marshal. The first names the modules and the limits; the code, or
-the test, comes in the second, when the walls are up. stdout: `ready GUARDS`, then lines of JSON as sandbox_values.py has
-them. Foreign code says ["defined"] and then answers every call with ["value", value], ["value", value, arguments, named]
-if it changed its arguments, ["error", type, builtin type] or ["strange", type]. A test says ["call", arguments, named],
-and in the end ["passed"] or ["failed", type, "test" or "candidate"]. Each speaks only when it is asked.
+the test, comes in the second, when the walls are up. stdout: `ready GUARDS`, then lines of JSON as sandbox_values.py
+has them. Foreign code says ["defined"] and then answers every call with ["value", value], with ["value", value,
+arguments, named] if it changed its arguments, with ["error", type, builtin type] or ["strange", type]. A test says
+["call", arguments, named], and in the end ["passed"] or ["failed", type, "test" or "candidate"]. Each speaks only when
+it is asked.
 """
 
 import builtins
@@ -19,6 +20,7 @@ import sandbox_child as walls  # noqa: E402
 
 sys.path.pop()
 SMALL = 10**15  # an integer below it is written in digits; far below the length at which int() and str() refuse
+MUTABLE = (list, dict, set, bytearray)
 STEERING = (StopIteration, StopAsyncIteration, GeneratorExit)  # they end loops and generators without a word
 
 
@@ -38,7 +40,7 @@ def read(size):
 
 
 def dump(value, depth=0):
-    """One value in the format of sandbox_values.py, whatever a subclass says of itself. TypeError for what is not plain."""
+    """A value in the format of sandbox_values.py, whatever a subclass says of itself. TypeError: it is not plain."""
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):
@@ -55,7 +57,8 @@ def dump(value, depth=0):
     if isinstance(value, list):
         return "[" + joined(list.__iter__(value), depth) + "]"
     if isinstance(value, dict):
-        return '{"dict":[' + ",".join([f"[{dump(k, depth + 1)},{dump(v, depth + 1)}]" for k, v in dict.items(value)]) + "]}"
+        pairs = [f"[{dump(key, depth + 1)},{dump(entry, depth + 1)}]" for key, entry in dict.items(value)]
+        return '{"dict":[' + ",".join(pairs) + "]}"
     for kind in (tuple, set, frozenset, deque):
         if isinstance(value, kind):
             return f'{{"{kind.__name__}":[' + joined(kind.__iter__(value), depth) + "]}"
@@ -186,8 +189,10 @@ def examine(prompt, test, name):
         if reply[0] == "error":
             last = stand_in(reply[2])
             raise last
-        for old, new in zip([*given, *named.values()], [*reply[2], *dict(reply[3]).values()] if reply[2:] else []):  # noqa: B905
-            restore(old, build(new))
+        if reply[2:]:
+            after = [*reply[2], *(new for _, new in reply[3])]
+            for old, new in zip([*given, *named.values()], after, strict=True):
+                restore(old, build(new))
         return build(reply[1])
 
     try:
@@ -215,24 +220,17 @@ def restore(old, new):
     """Do to an argument what the function did to its copy; a list in a list stays the list it was."""
     if type(old) is not type(new):
         return
-    if isinstance(old, list):
-        same = len(old) == len(new)
-        if same:
-            for place, (mine, theirs) in enumerate(zip(old, new, strict=True)):
-                if type(mine) is type(theirs) and isinstance(mine, (list, dict, set, bytearray)):
-                    restore(mine, theirs)
-                else:
-                    old[place] = theirs
-        else:
-            old[:] = new
-    elif isinstance(old, dict):
-        old.clear()
-        old.update(new)
-    elif isinstance(old, set):
-        old.clear()
-        old.update(new)
-    elif isinstance(old, bytearray):
+    if isinstance(old, list) and len(old) == len(new):
+        for place, (mine, theirs) in enumerate(zip(old, new, strict=True)):
+            if type(mine) is type(theirs) and isinstance(mine, MUTABLE):
+                restore(mine, theirs)
+            else:
+                old[place] = theirs
+    elif isinstance(old, (list, bytearray)):
         old[:] = new
+    elif isinstance(old, (dict, set)):
+        old.clear()
+        old.update(new)
 
 
 def main():
