@@ -1,0 +1,1 @@
+"""General ability: the paper's MMLU, GSM8K, HumanEval and MT-Bench."""
