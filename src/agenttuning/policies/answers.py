@@ -75,6 +75,7 @@ def read_completion(data: bytes, hide: Callable[[str], str] = str) -> Completion
     }
     name = answer.get("model")
     shown = _shortened(hide(name))[:NAME_CHARS] if isinstance(name, str) else ""
+    shown = "".join(filter(str.isprintable, shown))
     return Completion(cleaned, {name: n for name, n in counts.items() if n}, shown)
 
 

@@ -66,7 +66,7 @@ def _local(root: Path) -> Files:
     paths = {name: root / place for name, place in names.items()}
     if not paths[PROMPTS].is_file() and (root.parent / PROMPTS).is_file():
         paths[PROMPTS] = root.parent / PROMPTS  # the folder mt_bench of a checkout was given
-    _refuse_missing({name: path for name, path in paths.items() if not path.is_file()}, str(root))
+    _refuse_missing({name: names[name] for name, path in paths.items() if not path.is_file()}, str(root))
     commit = _commit(root, list(paths.values()))
     return Files(paths, "a checkout" if commit else "a folder", commit)
 
@@ -78,10 +78,10 @@ def _names(layout: tuple[str, str]) -> dict[str, str]:
     return {name: place.as_posix() for name, place in places.items()}
 
 
-def _refuse_missing(missing: dict[str, object], where: str) -> None:
+def _refuse_missing(missing: dict[str, str], where: str) -> None:
     if missing:
         raise UserError(
-            f"{where} has questions but no {', '.join(map(str, missing.values()))}; the answers could not be judged; "
+            f"{where} has questions but no {', '.join(missing.values())}; the answers could not be judged; "
             "give a checkout of FastChat, which has all three files"
         )
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from agenttuning.chat.show import escape
 from agenttuning.episodes.asking import asker_of
 from agenttuning.episodes.runner import complete
 from agenttuning.errors import UserError
@@ -38,8 +39,8 @@ class Worker:
         self._in_a_row += 1
         if self._in_a_row >= LOST_IN_A_ROW:
             raise UserError(
-                f"{self._what}: {self._in_a_row} in a row got no answer, the last: {reply}; the rest would be lost as "
-                "well; mend it and type the same command: what has an answer is not asked again"
+                f"{self._what}: {self._in_a_row} in a row got no answer, the last: {escape(str(reply)[:500])}; the "
+                "rest would be lost as well; mend it and type the same command: what has an answer is not asked again"
             ) from reply
         return reply
 
