@@ -159,7 +159,7 @@ def test_what_counts_as_right(said, wanted, paper, corrected) -> None:
     assert gsm8k.last_number(doc, [said]) == {"exact_match": float(corrected)}
 
 
-PIECES = ["1", "23", "000", "08", ",", ".", "-", "\u2212", " ", "$", "/", "%", "e", "m", "^", "=", "(", ")", "\n", "\u0661"]
+PIECES = ["1", "23", "000", "08", *",.- $/%em^=()\n\u2212\u0661"]
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 
 
@@ -186,7 +186,7 @@ def test_what_is_meant_is_a_number_of_the_text_or_none(text) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(-(10**12), 10**12), st.sampled_from(["{:,}", "{}", "{:,}.00", "The answer is {:,}.", "= {}", "({:,})"]))
+@given(st.integers(-(10**12), 10**12), st.sampled_from(["{:,}", "{}", "{:,}.00", "It is {:,}.", "= {}", "({:,})"]))
 def test_an_integer_is_read_back(number, form) -> None:
     assert numbers.meant(form.format(number)) == number
 
