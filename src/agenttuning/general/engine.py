@@ -154,8 +154,8 @@ def check_prompt(sample: dict, lm: Asking, system_prompt: str | None) -> None:
             raise UserError(f"{sample['doc']['id']}: its prompt cannot be asked as in training: {error}") from error
         if begun and more and (shown := _shown_otherwise(asked, begun, more)):
             raise UserError(
-                f"{sample['doc']['id']}: {more!r} is scored behind {begun!r}, where its examples have {shown!r}; another "
-                "token would be looked at than training has there; check doc_to_choice and target_delimiter"
+                f"{sample['doc']['id']}: {more!r} is scored behind {begun!r}, where its examples have {shown!r}; "
+                "another token would be looked at than training has there; check doc_to_choice and target_delimiter"
             )
         if scored != wanted:
             raise UserError(
