@@ -107,8 +107,8 @@ def _converse(test: _Child, foreign: _Child, program: Program) -> tuple[bool, st
                 frame, calls = _answer(foreign.ask((None, given, named))), calls + 1
             case ["passed"] if calls:
                 return True, "passed", ""
-            case ["failed", str(kind), "candidate"]:
-                return False, "error", kind
+            case ["failed", str(), "candidate"] if calls:  # what it raised in answer to the last call
+                return False, "error", frame[1]
             case ["failed", str(kind), "test"] if calls:
                 return False, "wrong", f"call {calls}" if kind == "AssertionError" else f"call {calls}: {kind}"
             case _ if calls:  # it cannot send on what it got
