@@ -71,7 +71,8 @@ RIGHT = [
     f"{BODY}\n```\nor\n```python\ndef f(x): return 0\n```",
     # the whole function, alone or in company
     WHOLE, f"import math\n{WHOLE}", PROMPT + BODY, f"from __future__ import annotations\n{WHOLE}",
-    "f = lambda x: x * 2", WHOLE.replace("\n", "\r\n"), "def g(x):\n    return 2 * x\n\ndef f(x):\n    return g(x)", f"{WHOLE}\n\nprint(f(2))",
+    "f = lambda x: x * 2", WHOLE.replace("\n", "\r\n"), "def g(x):\n    return 2 * x\n\ndef f(x):\n    return g(x)",
+    f"{WHOLE}\n\nprint(f(2))",
     f"{WHOLE}\n\nExample usage:\nprint(f(2))", f"{WHOLE}\n\nfor example f(2) returns 4.", f"{WHOLE}\n\nf(2) returns 4.",
     f"{WHOLE}\n\nfrom the above we see that it works.", f"{WHOLE}\n\nThe result y = x * 2 is right.",
     f"Here is the completed function:\n\n{WHOLE}\n\nThis function doubles its input.", f"import math first\n{WHOLE}",
@@ -90,7 +91,8 @@ WRONG = [
 
 def test_the_program_is_found_in_awkward_replies() -> None:
     judge = "import json, sys\nfor text in json.load(sys.stdin):\n space = {}\n"
-    judge += " try: exec(text, space); right = space['f'](21) == 42\n except BaseException: right = False\n print(right, file=sys.stderr)"
+    judge += " try: exec(text, space); right = space['f'](21) == 42\n"
+    judge += " except BaseException: right = False\n print(right, file=sys.stderr)"
     texts = [program(PROMPT, "f", reply) for reply in RIGHT + WRONG]
     told = subprocess.run([sys.executable, "-c", judge], input=json.dumps(texts), capture_output=True, text=True)
     found = [line == "True" for line in told.stderr.split()]
@@ -174,7 +176,8 @@ def test_practice_items_are_what_the_tiny_model_was_taught() -> None:
 
 def test_canonical_solutions_pass_and_others_do_not() -> None:
     wrong = ["    return None\n", "    return (\n", "    return 1 // 0\n"]
-    assert judged(DOCS, [[doc["canonical_solution"], *wrong] for doc in DOCS]) == [["passed", "wrong", "error", "error"]] * 2
+    replies = [[doc["canonical_solution"], *wrong] for doc in DOCS]
+    assert judged(DOCS, replies) == [["passed", "wrong", "error", "error"]] * 2
 
 
 def test_equal_programs_run_once(monkeypatch) -> None:
@@ -290,7 +293,7 @@ def test_a_sampled_score_is_the_share_of_right_samples(tmp_path) -> None:
 
 
 def packaged(name: str, docs: list[dict], tmp_path, monkeypatch):
-    """The installed package's own task on our documents, and its module utils; its code_eval, from the Hub, is a blank."""
+    """The installed package's own task on our documents, and its module utils, whose code_eval is a blank here."""
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
