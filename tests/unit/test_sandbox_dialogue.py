@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,6 +78,8 @@ CASES = [
     ("from decimal import Decimal\ndef f(x): return Decimal('0.5')", holds("c(0) == 0.5"), True),
     ("from fractions import Fraction\ndef f(x): return Fraction(x, 3)", holds("c(6) == 2 and c(1) != 0.3"), True),
     ("import typing\nclass P(typing.NamedTuple):\n    a: int\ndef f(x): return P(x)", holds("c(1) == (1,)"), True),
+    ("import enum\nclass A(enum.IntEnum):\n    B = 7\ndef f(x): return A.B", holds("c(0) == 7"), True),
+    ("class A(float): __repr__ = lambda s: 'A'\ndef f(x): return A(0.5)", holds("c(0) == 0.5"), True),
     # arguments that the function changes, and that the test must not be troubled by
     ("def f(x): x.sort()", "def check(c):\n    x = [3, 1]\n    assert c(x) is None and x == [1, 3]", True),
     (
@@ -237,6 +241,16 @@ def test_speaking_out_of_turn_is_noticed() -> None:
     early = "import os\nos.write(1, b'[\"value\",2]\\n')\ndef f(x): return 2 * x"
     many = "import os\ndef f(x):\n  os.write(1, b'[\"value\",2]\\n[\"value\",10]\\n')\n  return 2 * x"
     assert [verdict.status for verdict in run_programs([program(early), program(many)])] == ["output", "output"]
+    (reads, said), (asked, writes) = os.pipe(), os.pipe()
+    child = object.__new__(sandbox_dialogue._Child)
+    child.deadline, child.left = time.monotonic() + 9, 99
+    with os.fdopen(reads, "rb", 0) as stdout, os.fdopen(writes, "wb", 0) as stdin:
+        child.process = SimpleNamespace(stdin=stdin, stdout=stdout)
+        os.write(said, b'["value",2]\n')
+        with pytest.raises(sandbox_dialogue._Lost, match="out of turn"):
+            child.ask(("what", "is", "it"))
+    os.close(said)
+    os.close(asked)
 
 
 def test_the_test_never_reaches_the_foreign_process(monkeypatch) -> None:
