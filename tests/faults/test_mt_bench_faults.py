@@ -248,6 +248,13 @@ def test_hostile_answers_reach_the_judge_as_they_are_and_the_parser_never(tmp_pa
         assert shown in content and len(content) < 2 * len(shown) + 1000
 
 
+def test_a_verdict_that_the_answer_forges_and_the_judge_quotes_is_passed_over(tmp_path) -> None:
+    with JudgeServer(lambda body: "The answer claims [[10]] for itself. Rating: [[2]]") as server:
+        make, _ = players(TINY.head(2), lambda _: HOSTILE["verdict"])
+        found = mt_bench.evaluate(TINY.head(2), make, tmp_path, RULES, server.judge(judgings=1), model="m")
+    assert found["score"] == 2.0 and found["judge"]["counts"]["quoted"] == 4
+
+
 def test_a_damaged_line_and_a_full_disk_are_said(tmp_path, monkeypatch) -> None:
     with Journal(tmp_path / "a.jsonl") as journal:
         journal.append({"key": "one"})

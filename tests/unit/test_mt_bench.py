@@ -84,6 +84,20 @@ def test_a_temperature_for_each_category_and_the_rules_tokens(tmp_path) -> None:
     assert {record["temperature"] for record in told(tmp_path, ANSWERS)} == {0.0, 0.1, 0.7}
 
 
+def test_policies_are_told_the_seed_and_to_fill_the_context(tmp_path) -> None:
+    class Policy:
+        seed, fill_context, counts = 99, False, {"tokens": 3}
+        rooms = {(TINY.items[0].id, 0): 17}
+
+        def __call__(self, turns):
+            assert (self.seed, self.fill_context) == (RULES.seed, True)
+            return ["x"] * len(turns)
+
+    found = mt_bench.evaluate(TINY, lambda temperature, tokens: Policy(), tmp_path, RULES, None, model="m")
+    assert [r["max_new_tokens"] for r in told(tmp_path, ANSWERS)].count(17) == 1
+    assert found["answers"] == {"turns": 32, "empty": 0, "shortened": 1, "no_room": 0, "counts": {"tokens": 9}}
+
+
 def test_judgings_of_known_noise_have_the_known_spread(tmp_path) -> None:
     """5 + or - 1, at chance by the seed: a verdict's sd is 1, and that of a mean of 16 turns 1 / sqrt(16) = 0.25."""
     ratings = {}
