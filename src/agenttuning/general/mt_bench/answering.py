@@ -45,7 +45,14 @@ def answer(
         if len(waiting) < len(found):
             done = len(found) - len(waiting)
             print(f"mt_bench: {done} of {len(found)} questions are answered already", file=sys.stderr)
-        for temperature in sorted({talk.temperature for talk in waiting}):
+        temperatures = sorted({talk.temperature for talk in waiting})
+        if waiting:
+            shown = ", ".join(f"{temperature:g}" for temperature in temperatures)
+            print(
+                f"mt_bench: {len(waiting)} questions of two turns, at temperatures {shown}, seed {rules.seed}",
+                file=sys.stderr,
+            )
+        for temperature in temperatures:
             policy = make_policy(temperature, most)
             for name, value in (("fill_context", True), ("seed", rules.seed)):
                 if hasattr(policy, name):
