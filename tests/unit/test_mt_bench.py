@@ -17,6 +17,7 @@ from agenttuning.general.mt_bench.answering import FILE as ANSWERS
 from agenttuning.general.mt_bench.judging import FILE as VERDICTS
 from agenttuning.general.mt_bench.scripted_judge import MODEL, scripted_judge
 from agenttuning.general.mt_bench.verdicts import Verdict, read_verdict
+from agenttuning.policies.openai import OpenAIPolicy
 from helpers import faulty_server
 from helpers.judge_server import RULES, JudgeServer, by_seed, players, write_files
 
@@ -84,16 +85,37 @@ def test_a_temperature_for_each_category_and_the_rules_tokens(tmp_path) -> None:
 
 def test_policies_are_told_the_seed_and_to_fill_the_context(tmp_path) -> None:
     class Policy:
-        seed, fill_context, counts = 99, False, {"tokens": 3}
+        seed, fill_context, system_prompt, counts = 99, False, "another", {"tokens": 3}
         rooms = {(TINY.items[0].id, 0): 17}
 
         def __call__(self, turns):
-            assert (self.seed, self.fill_context) == (RULES.seed, True)
+            assert (self.seed, self.fill_context, self.system_prompt) == (RULES.seed, True, None)
             return ["x"] * len(turns)
 
     found = mt_bench.evaluate(TINY, lambda temperature, tokens: Policy(), tmp_path, RULES, None, model="m")
     assert [r["max_new_tokens"] for r in told(tmp_path, ANSWERS)].count(17) == 1
     assert found["answers"] == {"turns": 32, "empty": 0, "shortened": 1, "no_room": 0, "counts": {"tokens": 9}}
+
+
+def test_a_served_model_is_sent_one_system_prompt_and_its_own_answer(tmp_path) -> None:
+    with JudgeServer(lambda body: f"reply to {len(body['messages'])}") as server:
+
+        def make(temperature, max_new_tokens):
+            asked = {"max_new_tokens": max_new_tokens, "temperature": temperature, "system_prompt": RULES.system_prompt}
+            return OpenAIPolicy(server.url, "served", **asked)
+
+        found = mt_bench.evaluate(TINY.head(8), make, tmp_path, RULES, None, model="m")
+    system = {"role": "system", "content": RULES.system_prompt}
+    talks = {json.dumps(body["messages"]): body for body in server.asked}
+    assert len(talks) == 16 and found["answers"]["turns"] == 16
+    for item in TINY.items[:8]:
+        first = [system, {"role": "user", "content": item.turns[0]}]
+        second = [*first, {"role": "assistant", "content": "reply to 2"}, {"role": "user", "content": item.turns[1]}]
+        for messages in (first, second):
+            body = talks[json.dumps(messages)]
+            assert body["temperature"] == RULES.temperatures[item.category]
+            assert body["max_tokens"] == RULES.practice.max_new_tokens
+    assert len({body["seed"] for body in server.asked}) == 16
 
 
 def test_judgings_of_known_noise_have_the_known_spread(tmp_path) -> None:
