@@ -137,8 +137,8 @@ def _committed(target: _Target, message: str) -> str:
     if wrong := _differs(target, commit):
         raise UserError(
             f"{target.repository} was pushed, but its commit {commit[:8]} lacks {len(wrong)} of the files or has "
-            f"others in their place ({escape(', '.join(wrong[:3]))}); whoever loads it would miss them; a .gitignore in the "
-            "repository makes the Hub drop files: mend it and run it again"
+            f"others in their place ({escape(', '.join(wrong[:3]))}); whoever loads it would miss them; a "
+            ".gitignore in the repository makes the Hub drop files: mend it and run it again"
         )
     return commit
 

@@ -56,7 +56,7 @@ def batch(asked) -> Answer:
                 "href": f"{hub.url}/api/complete_multipart?uploadId={identity}&signature=canary",
                 "header": header,
             }
-        answers.append({**one, "actions": {"upload": upload, "verify": {"href": f"{base}/verify"}}})
+        answers.append({**one, "actions": {"upload": upload, "verify": {"href": f"{hub.verify_at or base}/verify"}}})
     return 200, {"transfer": "basic", "objects": answers}, {}
 
 

@@ -61,6 +61,7 @@ class Hub:
         self.fail: Callable = lambda method, path: None
         self.says = "no"
         self.url = self.store = ""
+        self.verify_at = ""  # where large files are verified, if not at the Hub
         self.closed = {"forbidden"}  # namespaces that nobody may write to
         self.multipart = 64 << 20  # bytes: larger files are sent in parts of `chunk`
         self.chunk = 16 << 20
