@@ -8,14 +8,13 @@ asks again by itself.
 
 from __future__ import annotations
 
-import logging
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from agenttuning import hiding
 from agenttuning.chat.show import escape
 from agenttuning.errors import UserError
 from agenttuning.preflight import endpoint
@@ -63,7 +62,8 @@ def talk(what: str, after: str = "") -> Iterator[HfApi]:
             f"{what}: no Hub token was found (HF_TOKEN or `hf auth login`), and nothing was sent to {host}; log in "
             "with a token that may write there"
         )
-    with _client(host), _quiet_about_addresses():
+    hiding.in_logs()
+    with _client(host):
         try:
             yield HfApi(endpoint=host, token=token)
         except UserError:
@@ -171,23 +171,6 @@ def _client(host: str) -> Iterator[None]:
         yield
     finally:
         set_client_factory(before)
-
-
-class _WithoutQueries(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?...", record.getMessage()), ()
-        return True
-
-
-@contextmanager
-def _quiet_about_addresses() -> Iterator[None]:
-    """huggingface_hub logs the address of each request that it repeats; that of a store is signed: a key to write."""
-    log, hide = logging.getLogger("huggingface_hub.utils._http"), _WithoutQueries()
-    log.addFilter(hide)
-    try:
-        yield
-    finally:
-        log.removeFilter(hide)
 
 
 def _reason(error: BaseException, token: str) -> str | None:

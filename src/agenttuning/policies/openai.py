@@ -194,7 +194,7 @@ class OpenAIPolicy:
         completion = read_completion(bytes(data), self._hidden)
         self.counts.update(completion.counts)
         # vLLM shows the blank that Llama's first token begins with; TGI, which the paper used, and `decode` do not
-        return completion.text.removeprefix(" ")
+        return self._hidden(completion.text.removeprefix(" "))
 
     def _refused(self, response: httpx.Response, data: bytes) -> ContextLimit:
         # hidden before it is shortened: half a key would not be found
