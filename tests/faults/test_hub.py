@@ -304,6 +304,13 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, folder, caplog):
     assert "signature" not in caplog.text and TOKEN not in caplog.text
 
 
+def test_the_hubs_address_may_be_written_in_other_ways(hub, folder, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("127.0.0.1", "LocalHost") + "/")
+    assert push(folder).changed
+    whole(hub, folder)
+
+
 CHILD = """
 import sys, pathlib
 from agenttuning.hub.upload import upload

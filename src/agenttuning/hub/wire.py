@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 from agenttuning import hiding
 from agenttuning.chat.show import escape
@@ -145,7 +146,7 @@ def _client(host: str) -> Iterator[None]:
         own = {key: value for key, value in request.extensions.get("timeout", {}).items() if value is not None}
         request.extensions["timeout"] = TIMEOUTS | own
         # Stores and redirects are other hosts. The client sends them no token now; a later one shall not either.
-        if not f"{request.url}".startswith(f"{host}/"):
+        if _origin(f"{request.url}") != _origin(host):
             request.headers.pop("authorization", None)
 
     def has_an_end(response) -> None:
@@ -171,6 +172,11 @@ def _client(host: str) -> Iterator[None]:
         yield
     finally:
         set_client_factory(before)
+
+
+def _origin(address: str) -> tuple[str, str | None, int]:
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443}.get(parts.scheme, 80)
 
 
 def _reason(error: BaseException, token: str) -> str | None:
