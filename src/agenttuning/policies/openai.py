@@ -189,12 +189,14 @@ class OpenAIPolicy:
                     data += chunk
                     if len(data) > self.patience.max_bytes:
                         raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
+        # a server may tell what it was sent, in an error or as a reply, which is kept
+        data = data.replace(self._key.encode(), b"[key]") if self._key else data
         if response.status_code != 200:
             return self._refused(response, bytes(data))
         completion = read_completion(bytes(data), self._hidden)
         self.counts.update(completion.counts)
         # vLLM shows the blank that Llama's first token begins with; TGI, which the paper used, and `decode` do not
-        return self._hidden(completion.text.removeprefix(" "))
+        return completion.text.removeprefix(" ")
 
     def _refused(self, response: httpx.Response, data: bytes) -> ContextLimit:
         # hidden before it is shortened: half a key would not be found
