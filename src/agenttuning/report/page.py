@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from agenttuning import run_record
 from agenttuning.episodes import status, store
-from agenttuning.report import figures
+from agenttuning.report import drill, figures
+from agenttuning.report.curves import curve
 from agenttuning.report.figures import Row, Value
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 MOST_CHARACTERS = 1500  # of a message in a trajectory
-WIDTH, HEIGHT = 640, 200  # of the loss curve's own coordinates
-MOST_SOURCES = 3  # lines beside the total that can still be told apart
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def gather(recipe: Recipe, found: dict[str, dict]) -> dict[str, Any]:
     """Everything the templates need."""
-    training = _read(recipe.run_dir / "train.json")
+    training = read_json(recipe.run_dir / "train.json")
     rows = figures.rows(found)
     return {
         "name": recipe.name,
@@ -32,8 +30,9 @@ def gather(recipe: Recipe, found: dict[str, dict]) -> dict[str, Any]:
         "errors": figures.error_kinds(found),
         "errors_by_task": {task: figures.error_kinds(found, task) for task in figures.agent_tasks(found)},
         "curve": curve(training.get("log")),
-        "mixture": _read(recipe.run_dir / "data" / "mixture.json").get("sources", {}),
+        "mixture": read_json(recipe.run_dir / "data" / "mixture.json").get("sources", {}),
         "trajectories": trajectories(recipe.run_dir / "eval"),
+        "shelves": drill.write(recipe.run_dir),
         "provenance": provenance(recipe, found, training),
         "commands": commands(recipe),
     }
@@ -56,53 +55,6 @@ def headline(rows: list[Row]) -> list[str]:
         how = ("rose" if change.score > 0 else "fell") if sure else "did not change measurably"
         sentences.append(f"{what}, the score {how}: {row.base.score:.1f} before, {row.tuned.score:.1f} after.")
     return sentences
-
-
-def curve(log: Any) -> dict[str, Any] | None:
-    """The loss curve in coordinates of WIDTH x HEIGHT, with ticks, and one for each source where the log tells them
-    apart; None when there is nothing to draw.
-    """
-    entries = [
-        entry
-        for entry in (log if isinstance(log, list) else [])
-        if isinstance(entry, dict) and all(isinstance(entry.get(key), int | float) for key in ("step", "loss"))
-    ]
-    if len(entries) < 2 or entries[0]["step"] == entries[-1]["step"]:
-        return None
-    points = [(entry["step"], entry["loss"]) for entry in entries]
-    sources = _by_source(entries)
-    first, last = points[0][0], points[-1][0]
-    top = max(loss for line in (points, *sources.values()) for _, loss in line) or 1.0
-    tick = next((tick for tick in TICKS if top / tick <= 5), top / 4)
-    ceiling = tick * (int(top / tick) + 1)
-
-    def placed(line: list[tuple[int, float]]) -> str:
-        at = [(WIDTH * (step - first) / (last - first), HEIGHT * (1 - max(0.0, loss) / ceiling)) for step, loss in line]
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-
-    return {
-        "points": placed(points),
-        "sources": [{"name": name, "points": placed(line), "last": line[-1][1]} for name, line in sources.items()],
-        "ticks": [
-            {"at": 100 * (1 - number * tick / ceiling), "label": f"{number * tick:g}"}
-            for number in range(int(ceiling / tick + 1e-9) + 1)
-        ],
-        "first_step": first,
-        "last_step": last,
-        "first_loss": points[0][1],
-        "last_loss": points[-1][1],
-    }
-
-
-def _by_source(entries: list[dict]) -> dict[str, list[tuple[int, float]]]:
-    """(step, loss) by source, of the first MOST_SOURCES; none where the run has a single source, whose curve it is."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for entry in entries:
-        losses = entry.get("loss_by_source")
-        for name, loss in (losses if isinstance(losses, dict) else {}).items():
-            if isinstance(loss, int | float):
-                found.setdefault(name, []).append((entry["step"], loss))
-    return dict(list(found.items())[:MOST_SOURCES]) if len(found) > 1 else {}
 
 
 def trajectories(folder: Path) -> list[dict[str, Any]]:
@@ -195,7 +147,8 @@ def commands(recipe: Recipe) -> list[str]:
     return [*first, *(f"agenttuning {words}" for words in verbs)]
 
 
-def _read(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; empty where there is none that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
