@@ -22,7 +22,8 @@ def curve(log: Any, others: Mapping[str, Any] | None = None) -> dict[str, Any] |
     points = _points(log)
     if len(points) < 2 or points[0][0] == points[-1][0]:
         return None
-    beside = _by_source(log) if others is None else {name: line for name, one in others.items() if (line := _points(one))}
+    beside = {name: _points(one) for name, one in others.items()} if others is not None else _by_source(log)
+    beside = {name: line for name, line in beside.items() if line}
     shown = dict(list(beside.items())[:MOST_LINES])
     lines = [points, *shown.values()]
     first, last = min(line[0][0] for line in lines), max(line[-1][0] for line in lines)

@@ -59,7 +59,7 @@ def _stem(path: Path) -> str:
 
 
 def read(task: Task) -> tuple[dict[str, Iterator[dict[str, Any]]], dict[str, int], str]:
-    """Its items by state (an iterator each, so that no file is held whole), how many there are, and what was left out."""
+    """Its items by state, an iterator each so that no file is held whole; how many there are; what was left out."""
     return _episodes(task) if task.path.name == FILE else _samples(task)
 
 
@@ -71,7 +71,8 @@ def _episodes(task: Task) -> tuple[dict[str, Iterator[dict]], dict[str, int], st
         return {}, {}, ""
     newest = max(entries, key=lambda entry: (not entry.lost, entry.line))
     same = [entry for entry in entries if (entry.model, entry.protocol) == (newest.model, newest.protocol)]
-    by_state = {state: sorted((e for e in same if _state(e) == state), key=lambda e: natural(e.item)) for state in STATES}
+    same.sort(key=lambda entry: natural(entry.item))
+    by_state = {state: [entry for entry in same if _state(entry) == state] for state in STATES}
     others = len(entries) - len(same)
     left_out = f"{others:,} episodes of another model or protocol in the same file" if others else ""
     counts = {state: len(members) for state, members in by_state.items()}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import run_record
 from agenttuning.episodes import status, store
-from agenttuning.report import drill, figures
+from agenttuning.report import ablations, drill, figures
 from agenttuning.report.curves import curve
 from agenttuning.report.figures import Row, Value
+from agenttuning.report.reading import read_json
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
@@ -32,6 +32,7 @@ def gather(recipe: Recipe, found: dict[str, dict]) -> dict[str, Any]:
         "curve": curve(training.get("log")),
         "mixture": read_json(recipe.run_dir / "data" / "mixture.json").get("sources", {}),
         "trajectories": trajectories(recipe.run_dir / "eval"),
+        "ablations": ablations.of_twin(recipe.run_dir),
         "shelves": drill.write(recipe.run_dir),
         "provenance": provenance(recipe, found, training),
         "commands": commands(recipe),
@@ -119,7 +120,7 @@ def provenance(recipe: Recipe, found: dict[str, dict], training: dict) -> dict[s
     notes = (found.get("tuned") or found["base"]).get("notes") or {}
     facts["judged by"] = f"suite {notes.get('suite', 'unknown')}, protocol {next(iter(found.values()))['protocol']}"
     if training:
-        facts["training"] = _training(recipe, training)
+        facts["training"] = training_facts(recipe, training)
     if notes.get("sandbox"):
         facts["sandbox of the functions task"] = notes["sandbox"].replace("+", ", ")
     versions = notes.get("versions") or training.get("versions") or run_record.versions()
@@ -127,7 +128,8 @@ def provenance(recipe: Recipe, found: dict[str, dict], training: dict) -> dict[s
     return facts
 
 
-def _training(recipe: Recipe, training: dict) -> str:
+def training_facts(recipe: Recipe, training: dict) -> str:
+    """Steps, tokens, minutes and device of a training record, as far as it has them."""
     parts = [f"{training[key]:,} {key}" for key in ("steps", "tokens") if isinstance(training.get(key), int)]
     if isinstance(training.get("seconds"), int | float):
         parts.append(f"{training['seconds'] / 60:.1f} minutes on {training.get('device', 'an unknown device')}")
@@ -138,8 +140,7 @@ def _training(recipe: Recipe, training: dict) -> str:
 
 def commands(recipe: Recipe) -> list[str]:
     """What to type to get this page again."""
-    path = recipe.path.resolve()
-    shown = path.relative_to(recipe.root.resolve()) if path.is_relative_to(recipe.root.resolve()) else recipe.path.name
+    shown = shown_path(recipe)
     base = recipe.values["model_name_or_path"]
     base = Path(base).name if Path(base).is_absolute() else base
     first = ["make base-tiny collect-miniature"] if recipe.name.startswith("agentlm-tiny/") else []
@@ -147,10 +148,7 @@ def commands(recipe: Recipe) -> list[str]:
     return [*first, *(f"agenttuning {words}" for words in verbs)]
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file; empty where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # its section is then absent from the page
-    return content if isinstance(content, dict) else {}
+def shown_path(recipe: Recipe) -> str:
+    """The recipe's file as one types it in the repository; elsewhere its name alone, and no path of this machine."""
+    path, root = recipe.path.resolve(), recipe.root.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else recipe.path.name

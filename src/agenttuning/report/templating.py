@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
-_PLAIN = re.compile(r"[\t\n\x20-\x7e]*")  # text with nothing in it to spell out, as most is: found without looking twice
+_PLAIN = re.compile(r"[\t\n\x20-\x7e]*")  # as most text is: nothing in it to spell out
 
 
 def render(template: str, values: dict[str, Any], folder: Path = TEMPLATES) -> str:
