@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agenttuning.chat.show import escape
 from agenttuning.errors import UserError
-from agenttuning.report import drill, figures, page, paper, table, templating
+from agenttuning.report import drill, figures, further, page, paper, table, templating
 from agenttuning.scoring import scores
 from agenttuning.scoring.compare import PUBLISHED_SIZE
 
@@ -36,7 +36,7 @@ def report(recipe: Recipe) -> Path:
     else:
         found = read(recipe)
         run = page.gather(recipe, found)
-        print(table.text(recipe.name, found))
+        print(table.text(recipe.name, found) if found else f"{recipe.name}: its scores are on the page")
         names = ("results.md.jinja", "page.html.jinja")
     templating.write(recipe.run_dir / SUMMARY, templating.render(names[0], run))
     path = templating.write(recipe.run_dir / PAGE, templating.render(names[1], run))
@@ -45,10 +45,10 @@ def report(recipe: Recipe) -> Path:
 
 
 def read(recipe: Recipe) -> dict[str, dict]:
-    """The scores of the two sides that exist, by side."""
+    """The suite's scores of the two sides that exist, by side; none where only other scores are there."""
     paths = {side: recipe.run_dir / "eval" / side / scores.FILE for side in figures.SIDES}
     found = {side: scores.read(path) for side, path in paths.items() if path.exists()}
-    if not found:
+    if not found and not further.find(recipe.run_dir):
         raise UserError(
             f"there is no {paths['base']} and no {paths['tuned']}; there is nothing to report; run "
             f"`agenttuning eval {recipe.path}` first, and with --model {recipe.values['model_name_or_path']} for the "

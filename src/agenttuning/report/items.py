@@ -12,6 +12,7 @@ from typing import Any
 from agenttuning.episodes import index as indexed
 from agenttuning.episodes.index import Entry, Index
 from agenttuning.episodes.store import FILE
+from agenttuning.report import talks
 from agenttuning.report.episodes_page import short, turns
 
 SAMPLES = ".samples.jsonl"
@@ -44,8 +45,9 @@ def find(run_dir: Path) -> list[Task]:
             found.append(Task(label, path.parent.parent.name, path.parent.name, path))
         for folder in sorted(place.glob("general/*/*")):
             rules = f"{folder.parent.name}, {folder.name}"
-            paths = [*folder.glob(f"docs/*{SAMPLES}"), *folder.glob("mt_bench/*.jsonl")]
-            found += [Task(label, rules, _stem(path), path) for path in sorted(paths)]
+            found += [Task(label, rules, _stem(path), path) for path in sorted(folder.glob(f"docs/*{SAMPLES}"))]
+            if (folder / talks.FOLDER / talks.ANSWERS).is_file():
+                found.append(Task(label, rules, talks.FOLDER, folder / talks.FOLDER / talks.ANSWERS))
     return found
 
 
@@ -55,12 +57,23 @@ def _side(place: Path) -> tuple:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(SAMPLES) if path.name.endswith(SAMPLES) else f"{path.parent.name}, {path.stem}"
+    return path.name.removesuffix(SAMPLES)
 
 
 def read(task: Task) -> tuple[dict[str, Iterator[dict[str, Any]]], dict[str, int], str]:
     """Its items by state, an iterator each so that no file is held whole; how many there are; what was left out."""
-    return _episodes(task) if task.path.name == FILE else _samples(task)
+    readers = {FILE: _episodes, talks.ANSWERS: _talks}
+    return readers.get(task.path.name, _samples)(task)
+
+
+def _talks(task: Task) -> tuple[dict[str, Iterator[dict]], dict[str, int], str]:
+    found, unreadable = talks.read(task.path.parent)
+    by_state = {state: [one for one in found if one["state"] == state] for state in STATES}
+    return {k: iter(v) for k, v in by_state.items()}, {k: len(v) for k, v in by_state.items()}, _torn(unreadable)
+
+
+def _torn(lines: int) -> str:
+    return f"{lines:,} lines that cannot be read" if lines else ""
 
 
 def _episodes(task: Task) -> tuple[dict[str, Iterator[dict]], dict[str, int], str]:
@@ -123,9 +136,8 @@ def _samples(task: Task) -> tuple[dict[str, Iterator[dict]], dict[str, int], str
                 unreadable += 1
             else:
                 places[_sample_state(record)].append(offset)
-    left_out = f"{unreadable:,} lines that cannot be read" if unreadable else ""
     counts = {state: len(members) for state, members in places.items()}
-    return {state: _read_samples(task.path, members) for state, members in places.items()}, counts, left_out
+    return {state: _read_samples(task.path, members) for state, members in places.items()}, counts, _torn(unreadable)
 
 
 def _lines(file) -> Iterator[tuple[int, bytes]]:
@@ -150,9 +162,9 @@ def _score(record: dict) -> float | None:
 
 def _sample_state(record: dict) -> str:
     score = _score(record)
-    if score is None or score > 1.0:  # of answers alone, or a judge's 1 to 10
-        return "rated"
-    return "won" if score == 1.0 else "not won"
+    if score is None:
+        return "lost"
+    return "rated" if score > 1.0 else "won" if score == 1.0 else "not won"
 
 
 def _read_samples(path: Path, offsets: list[int]) -> Iterator[dict[str, Any]]:
@@ -171,7 +183,7 @@ def _sample(record: dict) -> dict[str, Any]:
     return {
         "item": short(str(name), 120),
         "begins": _line(_text(record.get("question", ""))),
-        "status": {"won": "right", "not won": "wrong"}.get(state, ""),
+        "status": {"won": "right", "not won": "wrong", "lost": "no score"}.get(state, ""),
         "state": state,
         "reward": _score(record),
         "turns_taken": None,

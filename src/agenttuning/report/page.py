@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttuning import run_record
 from agenttuning.episodes import status, store
-from agenttuning.report import ablations, drill, figures
+from agenttuning.report import ablations, drill, figures, further
 from agenttuning.report.curves import curve
 from agenttuning.report.figures import Row, Value
 from agenttuning.report.reading import read_json
@@ -24,6 +24,8 @@ def gather(recipe: Recipe, found: dict[str, dict]) -> dict[str, Any]:
     rows = figures.rows(found)
     return {
         "name": recipe.name,
+        "miniature": all(source.startswith("miniature-") for source in recipe.mixture.sources),
+        "further": further.find(recipe.run_dir),
         "headline": headline(rows),
         "rows": rows,
         "sides": [side for side in figures.SIDES if side in found],
@@ -117,8 +119,10 @@ def provenance(recipe: Recipe, found: dict[str, dict], training: dict) -> dict[s
         if side == "tuned" and notes.get("recipe_hash") not in (None, recipe.hash):
             parts.append(f"judged under another recipe record, {notes['recipe_hash'][:16]}")
         facts[f"scores, {side}"] = "; ".join(parts)
-    notes = (found.get("tuned") or found["base"]).get("notes") or {}
-    facts["judged by"] = f"suite {notes.get('suite', 'unknown')}, protocol {next(iter(found.values()))['protocol']}"
+    judged = found.get("tuned") or found.get("base") or {}
+    notes = judged.get("notes") or {}
+    if judged:
+        facts["judged by"] = f"suite {notes.get('suite', 'unknown')}, protocol {judged['protocol']}"
     if training:
         facts["training"] = training_facts(recipe, training)
     if notes.get("sandbox"):

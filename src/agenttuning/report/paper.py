@@ -5,6 +5,8 @@ All numbers are those of the comparison (`agenttuning compare`); it is made anew
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +52,14 @@ def current(recipe: Recipe) -> Comparison:
     judged = [file.stat().st_mtime_ns for file in recipe.run_dir.glob(f"eval/**/{scores.FILE}")]
     if made is not None and max(judged, default=0) <= path.stat().st_mtime_ns:
         return made
-    make = getattr(compare, "comparison", None)  # TODO-MERGE
-    if make is None:
+    with redirect_stdout(io.StringIO()):  # what it prints, this page shows
+        compare.compare(recipe)
+    made = comparison.read(recipe.run_dir)
+    if made is None:
         raise UserError(
             f"there is no {path} as new as the scores; the page would show old ones; run `agenttuning compare "
             f"{recipe.path}` first"
         )
-    made = make(recipe)
-    comparison.write(made, recipe.run_dir)
     return made
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from agenttuning.scoring import scores
 
+TURNS = {"first_turn": "first", "second_turn": "second"}
+JUDGE = ("model", "host", "dates", "remark")
+
 
 @dataclass(frozen=True)
 class Rated:
@@ -33,25 +36,24 @@ def find(run_dir: Path) -> list[Rated]:
 
 def _rated(label: str, rules: str, entry: dict) -> Rated:
     judge = entry.get("judge")
+    turns = [f"{words} {_told(entry[key])}" for key, words in TURNS.items() if entry.get(key) is not None]
     facts = {
-        "judge": _told(judge.get("model") if isinstance(judge, dict) else judge),
+        "by turn": ", ".join(turns),
+        "judge": _told({key: judge[key] for key in JUDGE if judge.get(key)} if isinstance(judge, dict) else judge),
         "judgings": _told(entry.get("judgings")),
         "spread of the judgings": _told(entry.get("spread")),
         "verdicts that could not be read": _told(entry.get("unparsed")),
         "may not be set beside the paper's": _told(entry.get("not_comparable")),
     }
-    categories = entry.get("categories") if isinstance(entry.get("categories"), dict) else {}
+    categories = entry.get("by_category") if isinstance(entry.get("by_category"), dict) else {}
     score = f"void: {entry['void']}" if entry.get("void") else _number(entry.get("score"), entry)
     told = {name: text for name, text in facts.items() if text}
     return Rated(label, rules, score, told, [_category(*one) for one in categories.items()])
 
 
 def _category(name: str, found: Any) -> tuple[str, float | None, str]:
-    if not isinstance(found, dict):
-        return name, _float(found), ""
-    value = next((found[key] for key in ("score", "rating", "mean") if key in found), None)
-    n = f"n = {found['n']}" if "n" in found else ""
-    return name, _float(value), ", ".join(filter(None, (_ends(found.get("interval")), n)))
+    value, n = (found.get("score"), found.get("n")) if isinstance(found, dict) else (found, None)
+    return name, _float(value), "" if n is None else f"n = {n}"
 
 
 def _number(value: Any, entry: dict) -> str:
@@ -74,5 +76,5 @@ def _told(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_told(one)}" for key, one in value.items())
+        return ", ".join(f"{str(key).replace('_', ' ')} {_told(one)}" for key, one in value.items() if one is not None)
     return ", ".join(map(_told, value)) if isinstance(value, list) else str(value)
