@@ -88,7 +88,7 @@ def _shelf(task: Task, folder: Path, names: set[str]) -> Shelf:
             "shelf": shelf, "number": number, "state": state, "first": first, "items": _without(chunk, prompt),
             "prompt": prompt, "contents": contents if more or number > 1 else "", "previous": before,
             "next": f"{stem}-{number + 1}.html" if more else "", "most_characters": MOST_CHARACTERS,
-            "measure": "score" if task.path.name.endswith(items.SAMPLES) else "reward",
+            "measure": "reward" if task.path.name == items.FILE else "score",
         }  # fmt: skip
         templating.write(folder / here, templating.render("items.html.jinja", values))
         ends = {"from": chunk[0]["item"], "to": chunk[-1]["item"]}
