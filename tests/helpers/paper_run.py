@@ -28,6 +28,7 @@ def paper_run(folder: Path, sides=("base", "tuned"), most: int = 10**9, text: st
     for side in sides:
         _held_in(folder / "eval" / side / "held-in" / "paper-text", side, most, text, words, one.hash)
         _general(folder / "eval" / side / "general" / "paper" / "vllm", side, most, text, words, one.hash)
+    folder.mkdir(parents=True, exist_ok=True)
     log = [
         {
             "step": k,

@@ -14,6 +14,7 @@ from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.report.headlines import GROUPS
 from agenttuning.report.reading import read_json
 from agenttuning.scoring import intervals
+from agenttuning.scoring.compare import PUBLISHED_SIZE
 from agenttuning.scoring.published import PUBLISHED
 
 SCHEMA = "agenttuning-ablation/1"
@@ -77,6 +78,13 @@ def ran(run_dir: Path) -> dict[str, dict]:
     }
 
 
+def shown(one: dict) -> dict[str, Any]:
+    """{"recipe", "table"} of one ablation's file, whatever its size."""
+    recipe = str(next((row.get("recipe") for row in one["rows"]), "") or one.get("recipe", ""))
+    digits = 2 if PUBLISHED_SIZE.match(recipe) else 1
+    return {"recipe": recipe, "table": _beside(TITLES.get(one.get("kind"), "Ablation"), {}, one, digits)}
+
+
 def from_seeds(result: dict[str, Any]) -> Ablation:
     """The table of what miniature.ablation writes."""
     rows = [("nothing (base)", {}, {group: Cell(f"{score:.1f}") for group, score in result["base"].items()})]
@@ -102,7 +110,7 @@ def _beside(title: str, theirs: dict[str, dict], ours: dict | None, digits: int 
         shown = _ours(row, digits) if row else {group: Cell(NOT_RUN) for group in cells}
         rows.append((name.replace("_", " "), {group: _theirs(cell) for group, cell in cells.items()}, shown))
     rows += [(str(row.get("name")), {}, _ours(row, digits)) for row in mine.values()]
-    notes = [str(ours[key]) for key in ("date", "commit") if ours.get(key)] if ours else []
+    notes = [str(ours[key]) for key in ("date", "machine", "commit", "note") if ours.get(key)] if ours else []
     return Ablation(title, rows, ", ".join(notes), bool(theirs))
 
 
