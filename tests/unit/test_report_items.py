@@ -61,7 +61,7 @@ def test_a_page_shows_the_trajectory_and_the_common_prompt_once(shelves) -> None
     text, page = pages(run_dir, found["tuned", "gsm8k"])[0]
     assert page.text.count("look around. The answer is B.") == len(page.summaries()) and "wanted answer" in text
     text, page = pages(run_dir, found["base", "mt_bench"])[0]
-    assert page.text.count("Rating: [[6]]") == 2 * 23 and "judging 2 of turn 1: 6" in text and "4 ratings" in text
+    assert page.text.count("Rating: [[6]]") == 2 * 23 and "judging 1 of turn 2: 6" in text and "4 ratings" in text
 
 
 def test_an_item_with_its_own_prompt_keeps_it(tmp_path) -> None:

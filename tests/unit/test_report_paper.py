@@ -168,17 +168,16 @@ def test_ablations_stand_beside_the_papers(tmp_path) -> None:
     assert ours["mixed"]["held_in"].text == "not run" and mixture.made == "2026-12-01"
 
 
-def test_the_twins_ablation_is_the_mean_over_its_seeds(tmp_path) -> None:
-    arms = {"mixed": [{"held_in": 80.0, "general": 99.0}, {"held_in": 84.0, "general": 97.0}]}
-    base = {"held_in": 0.0, "general": 100.0}
-    (tmp_path / "ablation").mkdir()
-    (tmp_path / "ablation/ablation.json").write_text(json.dumps({"seeds": [1, 2], "base": base, "arms": arms}))
-    (table,) = ablations.of_twin(tmp_path / "sft")
-    assert table.rows[1][2] == {
-        "held_in": ablations.Cell("82.0", "56.6 to 100.0"),
-        "general": ablations.Cell("98.0", "85.3 to 100.0"),
+def test_the_twins_ablation_stands_alone_in_scores_of_100(tmp_path) -> None:
+    row = {
+        "name": "mixed",
+        "groups": {"held_in": {"score": 99.04, "interval": [98.31, 99.6], "tasks": ["shop"], "of": 3}},
     }
-    assert table.groups == ["held_in", "general"] and not table.beside
+    content = {"schema": ablations.SCHEMA, "kind": "mixture", "rows": [row]}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/ablation-mixture.json").write_text(json.dumps(content))
+    (table,) = ablations.of_twin(tmp_path)
+    assert table.rows[0][2]["held_in"] == ablations.Cell("99.0", "98.3 to 99.6; 1 of 3 tasks") and not table.beside
 
 
 def test_a_run_without_any_score_is_a_page_of_what_was_published(tmp_path, capsys) -> None:

@@ -1,7 +1,7 @@
 """The paper's ablations beside ours: the mixture (its Table 5) and the filter (Table 2), in overall scores.
 
-Ours are read from <run directory>/results/ablation*.json (schema agenttuning-ablation/1); the twin's also from the
-ablation.json that lies beside its run, which has the scores of every seed.
+Ours are read from <run directory>/results/ablation*.json (schema agenttuning-ablation/1), which `agenttuning ablation`
+writes; the twin's are mean scores x 100 and stand alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.report.headlines import GROUPS
 from agenttuning.report.reading import read_json
-from agenttuning.scoring import intervals
 from agenttuning.scoring.compare import PUBLISHED_SIZE
 from agenttuning.scoring.published import PUBLISHED
 
@@ -63,11 +62,7 @@ def of_paper(run_dir: Path, size: str) -> list[Ablation]:
 
 def of_twin(run_dir: Path) -> list[Ablation]:
     """The twin's ablations, in mean scores x 100; none where none was run."""
-    tables = [_beside(TITLES[kind], {}, one, digits=1) for kind, one in ran(run_dir).items() if kind in TITLES]
-    result = read_json(run_dir.parent / "ablation" / "ablation.json")
-    if not tables and result.get("seeds") and result.get("arms"):
-        tables = [from_seeds(result)]
-    return tables
+    return [_beside(TITLES[kind], {}, one, digits=1) for kind, one in ran(run_dir).items() if kind in TITLES]
 
 
 def ran(run_dir: Path) -> dict[str, dict]:
@@ -85,23 +80,6 @@ def shown(one: dict) -> dict[str, Any]:
     return {"recipe": recipe, "table": _beside(TITLES.get(one.get("kind"), "Ablation"), {}, one, digits)}
 
 
-def from_seeds(result: dict[str, Any]) -> Ablation:
-    """The table of what miniature.ablation writes."""
-    rows = [("nothing (base)", {}, {group: Cell(f"{score:.1f}") for group, score in result["base"].items()})]
-    for arm, scores in result["arms"].items():
-        rows.append((arm, {}, {group: _over_seeds([one[group] for one in scores]) for group in scores[0]}))
-    seeds = ", ".join(map(str, result["seeds"]))
-    return Ablation(TITLES["mixture"], rows, f"mean scores x 100 over seeds {seeds}, with t intervals over them", False)
-
-
-def _over_seeds(values: list[float]) -> Cell:
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return Cell(f"{mean:.1f}", "one seed")
-    low, high = intervals.over_seeds(values)
-    return Cell(f"{mean:.1f}", f"{max(0.0, low):.1f} to {min(100.0, high):.1f}")
-
-
 def _beside(title: str, theirs: dict[str, dict], ours: dict | None, digits: int = 2) -> Ablation:
     mine = {_plain(row.get("name")): row for row in (ours or {}).get("rows", []) if isinstance(row, dict)}
     rows = []
@@ -109,9 +87,11 @@ def _beside(title: str, theirs: dict[str, dict], ours: dict | None, digits: int 
         row = mine.pop(_plain(name), None)
         shown = _ours(row, digits) if row else {group: Cell(NOT_RUN) for group in cells}
         rows.append((name.replace("_", " "), {group: _theirs(cell) for group, cell in cells.items()}, shown))
-    rows += [(str(row.get("name")), {}, _ours(row, digits)) for row in mine.values()]
+    for row in mine.values():  # of a scan some rows are the paper's, and say so themselves
+        cells = row.get("published") if isinstance(row.get("published"), dict) else {}
+        rows.append((str(row.get("name")), {group: _theirs(cell) for group, cell in cells.items()}, _ours(row, digits)))
     notes = [str(ours[key]) for key in ("date", "machine", "commit", "note") if ours.get(key)] if ours else []
-    return Ablation(title, rows, ", ".join(notes), bool(theirs))
+    return Ablation(title, rows, ", ".join(notes), any(cells for _, cells, _ in rows))
 
 
 def _plain(name: Any) -> str:
