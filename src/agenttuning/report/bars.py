@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agenttuning.report.headlines import GROUPS, number
+from agenttuning.report.headlines import GROUPS, judged, number
 from agenttuning.report.headlines import span as words
 from agenttuning.scoring.comparison import Comparison, Row
 
@@ -41,7 +41,7 @@ class Task:
 def chart(made: Comparison) -> list[tuple[str, list[Task]]]:
     """Tasks by group, in the order of the comparison."""
     groups: dict[str, dict[str, list[Row]]] = {}
-    for row in made.rows:
+    for row in judged(made):
         groups.setdefault(row.group, {}).setdefault(row.task, []).append(row)
     return [(GROUPS.get(group, group), [_task(rows) for rows in tasks.values()]) for group, tasks in groups.items()]
 

@@ -42,11 +42,16 @@ def sentences(made: Comparison) -> list[dict]:
     called = names(made.size)
     sides = []
     for side in ORDER:
-        rows = [row for row in made.rows if row.side == side and not getattr(row, "beside", False)]
+        rows = [row for row in judged(made) if row.side == side]
         if rows:
             lines = [*_overalls(made, side), *_verdicts(rows, side)]
             sides.append({"side": side, "who": called[side][0].upper() + called[side][1:], "lines": lines})
     return sides
+
+
+def judged(made: Comparison) -> list[Row]:
+    """One row a task and side, that with the verdict: further results of a task (`beside`) are shown and not counted."""
+    return [row for row in made.rows if not getattr(row, "beside", False)]
 
 
 def _overalls(made: Comparison, side: str) -> list[tuple[str, str]]:
