@@ -23,7 +23,7 @@ from helpers.paper_run import compared, paper_run
 def finished(tmp_path_factory):
     run = paper_run(tmp_path_factory.mktemp("runs") / "run", most=3, text=f"{HOSTILE} | [a](b:c) `")
     made = comparison.read(run.run_dir)
-    rows = (replace(made.rows[0], why=f"{HOSTILE} | [a](b:c)", model=HOSTILE), *made.rows[1:])
+    rows = (replace(made.rows[0], why=f"{HOSTILE} | [a](b:c) in {run.run_dir}", model=HOSTILE), *made.rows[1:])
     comparison.write(replace(made, rows=rows), run.run_dir)
     report(run)
     return run

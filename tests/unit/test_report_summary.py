@@ -41,7 +41,14 @@ def test_a_comparison_is_taken_in_with_verdicts_and_no_path_of_this_machine(tmp_
     run = paper_run(tmp_path / "run", most=1)
     made = compared()
     comparison.write(
-        replace(made, rows=(replace(made.rows[0], scores=f"{tmp_path}/x/scores.json"), *made.rows[1:])), run.run_dir
+        replace(
+            made,
+            rows=(
+                replace(made.rows[0], scores=f"{tmp_path}/x/scores.json", why=f"make x ARGS='--run-dir {run.run_dir}'"),
+                *made.rows[1:],
+            ),
+        ),
+        run.run_dir,
     )
     path = summary.take(run, tmp_path / "results")
     assert str(tmp_path) not in path.read_text() and json.loads(path.read_text())["rows"][0]["scores"] == "scores.json"

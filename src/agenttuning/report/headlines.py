@@ -50,7 +50,7 @@ def sentences(made: Comparison) -> list[dict]:
 
 
 def judged(made: Comparison) -> list[Row]:
-    """One row a task and side, that with the verdict: further results of a task (`beside`) are shown and not counted."""
+    """One row a task and side, that with the verdict; further results of a task (`beside`) are not counted."""
     return [row for row in made.rows if not getattr(row, "beside", False)]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from agenttuning.report import ablations, bars, drill, error_figure, headlines, 
 from agenttuning.report.curves import curve
 from agenttuning.report.headlines import GROUPS, number, span
 from agenttuning.report.reading import read_json
+from agenttuning.report.templating import public_name
 from agenttuning.scoring import compare, comparison, scores
 from agenttuning.scoring.comparison import Comparison, Pair, Row
 
@@ -28,6 +30,7 @@ DASH = "\u2013"
 def gather(recipe: Recipe, made: Comparison) -> dict[str, Any]:
     """Everything the templates need; writes the pages of items."""
     training = read_json(recipe.run_dir / "train.json")
+    made = public(made, recipe.run_dir)
     return {
         "name": recipe.name,
         "size": made.size.upper(),
@@ -61,6 +64,18 @@ def current(recipe: Recipe) -> Comparison:
             f"{recipe.path}` first"
         )
     return made
+
+
+def public(made: Comparison, run_dir: Path) -> Comparison:
+    """The comparison as others may read it: commands and files without a path of this machine."""
+    rows = [
+        replace(row, why=_public(row.why, run_dir), scores=row.scores and public_name(row.scores)) for row in made.rows
+    ]
+    return replace(made, rows=tuple(rows))
+
+
+def _public(text: str, run_dir: Path) -> str:
+    return text.replace(str(run_dir), public_name(str(run_dir))) if run_dir.is_absolute() else text
 
 
 def tables(made: Comparison) -> dict[str, Any]:

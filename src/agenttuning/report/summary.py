@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,7 @@ def take(recipe: Recipe, folder: Path = FOLDER) -> Path:
         made = paper.current(recipe)
         if all(row.verdict == "not run" for row in made.rows):
             raise UserError(f"nothing of {recipe.name} was run; there is no result to take; evaluate it first")
-        rows = tuple(replace(row, scores=row.scores and templating.public_name(row.scores)) for row in made.rows)
-        content = {"schema": comparison.SCHEMA, **asdict(replace(made, rows=rows))}
+        content = {"schema": comparison.SCHEMA, **asdict(paper.public(made, recipe.run_dir))}
     else:
         content = _scores(recipe, read(recipe))
         for one in ablations.ran(recipe.run_dir).values():
