@@ -26,8 +26,8 @@ class Rules:
     n: items of the whole benchmark. chat: how messages become a prompt, `fschat` (the text that fschat 0.2.31 made of
     them, which the original was asked with), `trained` (as in training), or `none`. letters: which token of a choice is
     looked at, the `natural` next ones or the `last_sub_token` of " A" after a prompt that ends in a space.
-    max_prompt_tokens: a longer prompt loses its beginning. not_comparable: why a score may not be set beside the
-    paper's although protocol and items are these; None where it may.
+    max_prompt_tokens: of a longer prompt the last max_prompt_tokens - 1 are left, as the original does. not_comparable:
+    why a score may not be set beside the paper's although protocol and items are these; None where it may.
     """
 
     n: int
