@@ -12,8 +12,12 @@ import pytest
 from test_report import Page
 
 from agenttuning.errors import UserError
-from agenttuning.report import drill, items
+from agenttuning.general import mt_bench
+from agenttuning.general.mt_bench.scripted_judge import MODEL, scripted_judge
+from agenttuning.report import drill, items, rated, talks
+from agenttuning.scoring import scores
 from helpers.episode_records import record, said, stored
+from helpers.judge_server import RULES, players
 from helpers.paper_run import GENERAL, ITEMS, paper_run
 
 
@@ -108,6 +112,31 @@ def test_lost_ones_and_those_of_another_model_are_said_and_no_wrong_answers(tmp_
     assert toy.said == "1 lost, 1 won; left out: 2 episodes of another model or protocol in the same file"
     assert mmlu.said == "1 lost, 1 won; left out: 1 lines that cannot be read"
     assert "the server was gone" in pages(tmp_path, toy)[0][1].text and "503" in pages(tmp_path, mmlu)[0][1].text
+
+
+def test_what_mt_bench_itself_writes_is_read(tmp_path) -> None:
+    """The real writer, answered by rote and judged by its scripted judge."""
+    questions = mt_bench.practice(8, 0)
+    folder = tmp_path / "eval/tuned/general/paper/vllm"
+    with scripted_judge(questions) as url:
+        judge = mt_bench.Judge(url, MODEL, judgings=2)
+        entry = mt_bench.evaluate(questions, players(questions)[0], folder / talks.FOLDER, RULES, judge, model="m@1")
+    scores.write({"schema": 1, "model": "m@1", "protocol": "paper@1", "tasks": {"mt_bench": entry}}, folder)
+    (shelf,) = drill.write(tmp_path)
+    assert shelf.counts == {"lost": 0, "not won": 0, "won": 0, "rated": 8} and "left out" not in shelf.said
+    ((text, page),) = pages(tmp_path, shelf)
+    for item in questions.items:
+        assert f"question {item.id}" in text
+        assert item.reference is None or all(answer in page.text for answer in item.reference)
+    assert (
+        text.count("4 ratings") == 8
+        and page.text.count("[[10]]") == 32
+        and text.count('data-label="score">10.00<') == 8
+    )
+    (one,) = rated.find(tmp_path)
+    assert one.score.startswith("10.00 (10.00 to 10.00, n = 8)") and one.facts["judgings"] == "2"
+    assert {name for name, *_ in one.categories} == {item.category for item in questions.items}
+    assert all(value == 10.0 for _, value, _ in one.categories)
 
 
 def test_names_of_files_need_no_care_and_are_never_shared(tmp_path) -> None:

@@ -17,7 +17,7 @@ from agenttuning.report.episodes_page import short, turns
 
 SAMPLES = ".samples.jsonl"
 STATES = ("lost", "not won", "won", "rated")  # in the order of the pages: what went wrong is read first
-ASKED = ("question", "prompt", "wanted", "got", "extracted")  # keys of a sample, in the order they are shown
+ASKED = ("question", "prompt", "choices", "wanted", "got", "extracted")  # keys of a sample, in the order they are shown
 NAMES = {"got": "reply", "wanted": "wanted answer", "extracted": "read as"}
 RATINGS = ("score", "rating")
 
@@ -194,7 +194,7 @@ def _sample(record: dict) -> dict[str, Any]:
 
 
 def _who(key: str) -> str:
-    return {"got": "model", "question": "prompt", "prompt": "prompt"}.get(key, "also")
+    return {"got": "model", "question": "prompt", "prompt": "prompt", "choices": "prompt"}.get(key, "also")
 
 
 def _said(key: str) -> str:
