@@ -237,14 +237,14 @@ def test_a_checkout_of_80_questions_is_known_by_its_content(tmp_path) -> None:
 def test_fewer_questions_are_no_mt_bench(tmp_path) -> None:
     root = write_files(tmp_path / "FastChat")
     part = mt_bench.load(root, RULES).head(7)
-    assert (part.task, len(part.items)) == ("partial-mt_bench", 7) and part.not_comparable.startswith(
+    assert (part.task, len(part.items)) == ("part-mt_bench", 7) and part.not_comparable.startswith(
         "7 of 80 questions"
     )
     assert part.data["n"] == 7 and TINY.head(3).task == "tiny-mt_bench" and TINY.head(99) is TINY
     path = root / "fastchat/llm_judge/data/mt_bench/question.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     cut = mt_bench.load(root, RULES)
-    assert cut.task == "partial-mt_bench" and "79 questions of 8 categories; the benchmark has 80" in cut.not_comparable
+    assert cut.task == "part-mt_bench" and "79 questions of 8 categories; the benchmark has 80" in cut.not_comparable
 
 
 def test_references_and_judge_prompts_that_are_missing_are_named(tmp_path) -> None:

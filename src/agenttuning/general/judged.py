@@ -47,6 +47,6 @@ def ask(player: Player, asked: Questions, judge: Judge | None, folder: Path) -> 
 
 def _policy(player: Player, rules: Rules):
     def make(temperature: float, max_new_tokens: int):
-        return player.policy(temperature, max_new_tokens, rules.system_prompt, fill_context=True, seed=rules.seed)
+        return player.policy(temperature, max_new_tokens, rules.system_prompt)
 
     return make

@@ -16,7 +16,7 @@ from agenttuning.general.mt_bench.prompts import JudgePrompt
 from agenttuning.general.mt_bench.rules import DataRules, Rules
 from agenttuning.general.mt_bench.sources import PROMPTS, QUESTIONS, REFERENCES, find
 
-TASK, PARTIAL, TINY = "mt_bench", "partial-mt_bench", "tiny-mt_bench"
+TASK, PARTIAL, TINY = "mt_bench", "part-mt_bench", "tiny-mt_bench"
 
 
 @dataclass(frozen=True)
