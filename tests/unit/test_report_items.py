@@ -105,12 +105,17 @@ def test_lost_ones_and_those_of_another_model_are_said_and_no_wrong_answers(tmp_
     stored(tmp_path / "eval/tuned", *other, lost, record("toy", "w", *said("go")))
     docs = tmp_path / "eval/tuned/general/paper/vllm/docs"
     docs.mkdir(parents=True)
-    lines = [{"id": "a", "question": "q", "score": 1.0}, {"id": "b", "question": "q", "score": None, "lost": "503"}]
+    verdict = [[{"program": "def f():\n    pass", "status": "error"}]]
+    lines = [
+        {"id": "a", "question": "q", "got": verdict, "score": 1.0},
+        {"id": "b", "question": "q", "score": None, "lost": "503"},
+    ]
     (docs / "mmlu.samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"id": "c", "sco')
     toy, mmlu = drill.write(tmp_path)
     assert toy.counts == {"lost": 1, "not won": 0, "won": 1, "rated": 0}
     assert toy.said == "1 lost, 1 won; left out: 2 episodes of another model or protocol in the same file"
     assert mmlu.said == "1 lost, 1 won; left out: 1 lines that cannot be read"
+    assert "program: def f():\n    pass\nstatus: error" in pages(tmp_path, mmlu)[1][1].text
     assert "the server was gone" in pages(tmp_path, toy)[0][1].text and "503" in pages(tmp_path, mmlu)[0][1].text
 
 

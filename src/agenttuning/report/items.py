@@ -204,6 +204,8 @@ def _said(key: str) -> str:
 def _text(value: Any) -> str:
     while isinstance(value, list) and len(value) == 1:  # lm-eval keeps a list of replies for each request
         value = value[0]
+    if isinstance(value, dict) and not any(isinstance(one, dict | list) for one in value.values()):
+        value = "\n".join(f"{name}: {one}" for name, one in value.items())  # choices; a program and what became of it
     return short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
