@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from agenttuning import recipe
 from agenttuning.errors import UserError
 from agenttuning.policies.expert import expert
+from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.report import curves, figures, page, read, report, table
 from agenttuning.scoring import scores
 from helpers.finished_run import finished_run, judged
@@ -265,3 +267,19 @@ def test_the_templates_are_package_data() -> None:
     there = {path.name for path in (Path(page.__file__).parent / "templates").iterdir()}
     assert {"page.html.jinja", "paper.html.jinja", "items.html.jinja", "results.md.jinja", "paper.md.jinja"} <= there
     assert all(name.endswith(".jinja") for name in there)  # what pyproject.toml packs
+
+
+def test_a_run_with_other_scores_alone_has_a_page_of_them(tmp_path) -> None:
+    one = recipe.load(REPOSITORY / "recipes/modern/smollm3-3b/sft.yaml", (), tmp_path / "run")
+    with pytest.raises(UserError, match="nothing to report"):
+        report(one)
+    entry = {"metric": "acc", "n": 40, "void": None, "score": 62.5, "interval": [47.0, 75.8]}
+    entry["not_comparable"] = "<b>part"
+    lost = {"metric": "acc", "n": 0, "void": "all lost", "score": None, "interval": None}
+    found = {"schema": 1, "model": "m@1", "protocol": "paper@1", "tasks": {"tiny-mmlu": entry, "gsm8k": lost}}
+    scores.write(found, one.run_dir / "eval/tuned/general/paper/vllm")
+    parsed, text, markdown = written(one)
+    for shown in (parsed.text, markdown):
+        assert "agenttuning eval-general recipes/modern" in shown and "agenttuning eval recipes" not in shown
+        assert "62.5 (47.0 to 75.8)" in shown and "void: all lost" in shown and "a miniature" not in shown.lower()
+    assert "&lt;b>part" in markdown and "&lt;b&gt;part" in text and "What went wrong" not in parsed.text

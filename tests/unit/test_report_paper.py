@@ -219,3 +219,28 @@ def test_text_and_bars_stand_out_from_both_grounds_light_and_dark() -> None:
                 assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground, colours)
             for drawn in ("before", "after", "other", "whisker", "quiet"):
                 assert contrast(colours[drawn], colours[ground]) >= 3.0, (drawn, ground, colours)
+
+
+def test_the_losses_of_the_ablations_are_drawn_beside_this_runs(finished, tmp_path) -> None:
+    shutil.copytree(finished.run_dir, tmp_path / "run")
+    run = replace(finished, run_dir_override=tmp_path / "run")
+    rows = [{"name": "mixed", "run_dirs": [str(run.run_dir)], "groups": {}}]
+    for name, loss in (("agent-only", 0.25), ("general-only", 1.75)):
+        (tmp_path / name).mkdir()
+        log = [{"step": step, "loss": loss} for step in (10, 1490)]
+        (tmp_path / name / "train.json").write_text(json.dumps({"log": log}))
+        rows.append({"name": name, "run_dirs": [str(tmp_path / name), "elsewhere"], "groups": {}})
+    content = {
+        "schema": ablations.SCHEMA,
+        "kind": "mixture",
+        "rows": [*rows, {"name": "lost", "run_dirs": ["nowhere"]}],
+    }
+    (run.run_dir / "results/ablation-mixture.json").write_text(json.dumps(content))
+    assert {name: log and log[0]["loss"] for name, log in paper.logs(run.run_dir).items()} == {
+        "agent-only": 0.25,
+        "general-only": 1.75,
+        "lost": None,
+    }
+    parsed = Page(report(run).read_text(encoding="utf-8"))
+    assert "Beside the runs of the ablations" in parsed.text and "general-only 1.750" in parsed.text
+    assert sum(tag == "polyline" for tag, _ in parsed.tags) == 3 + 3

@@ -51,8 +51,8 @@ def read(recipe: Recipe) -> dict[str, dict]:
     if not found and not further.find(recipe.run_dir):
         raise UserError(
             f"there is no {paths['base']} and no {paths['tuned']}; there is nothing to report; run "
-            f"`agenttuning eval {recipe.path}` first, and with --model {recipe.values['model_name_or_path']} for the "
-            "model it started from"
+            f"`agenttuning {'eval' if page.is_miniature(recipe) else 'eval-held-in'} {recipe.path}` first, and with "
+            f"--model {recipe.values['model_name_or_path']} for the model it started from"
         )
     rules = {side: [entry.get("protocol"), entry.get("notes", {}).get("suite")] for side, entry in found.items()}
     if len({str(rule) for rule in rules.values()}) > 1:

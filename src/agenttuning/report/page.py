@@ -24,7 +24,7 @@ def gather(recipe: Recipe, found: dict[str, dict]) -> dict[str, Any]:
     rows = figures.rows(found)
     return {
         "name": recipe.name,
-        "miniature": all(source.startswith("miniature-") for source in recipe.mixture.sources),
+        "miniature": is_miniature(recipe),
         "further": further.find(recipe.run_dir),
         "headline": headline(rows),
         "rows": rows,
@@ -145,11 +145,19 @@ def training_facts(recipe: Recipe, training: dict) -> str:
 def commands(recipe: Recipe) -> list[str]:
     """What to type to get this page again."""
     shown = shown_path(recipe)
+    if not is_miniature(recipe):
+        verbs = ("train", "eval-held-in", "eval-general", "compare", "report")
+        return [f"agenttuning {verb} {shown}" for verb in verbs]
     base = recipe.values["model_name_or_path"]
     base = Path(base).name if Path(base).is_absolute() else base
     first = ["make base-tiny collect-miniature"] if recipe.name.startswith("agentlm-tiny/") else []
     verbs = (f"train {shown}", f"eval {shown} --model {base}", f"eval {shown}", f"report {shown}")
     return [*first, *(f"agenttuning {words}" for words in verbs)]
+
+
+def is_miniature(recipe: Recipe) -> bool:
+    """Whether a recipe is trained on the miniature's sources alone."""
+    return all(source.startswith("miniature-") for source in recipe.mixture.sources)
 
 
 def shown_path(recipe: Recipe) -> str:

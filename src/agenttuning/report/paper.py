@@ -44,7 +44,7 @@ def gather(recipe: Recipe, made: Comparison) -> dict[str, Any]:
         "mixture": read_json(recipe.run_dir / "data" / "mixture.json").get("sources", {}),
         "shelves": drill.write(recipe.run_dir),
         "provenance": provenance(recipe, made, training),
-        "commands": commands(recipe),
+        "commands": page.commands(recipe),
     }
 
 
@@ -191,9 +191,3 @@ def provenance(recipe: Recipe, made: Comparison, training: dict) -> dict[str, st
     if training:
         facts["training"] = page.training_facts(recipe, training)
     return facts
-
-
-def commands(recipe: Recipe) -> list[str]:
-    """What to type to get this page again."""
-    shown = page.shown_path(recipe)
-    return [f"agenttuning {words} {shown}" for words in ("train", "eval-held-in", "eval-general", "compare", "report")]
