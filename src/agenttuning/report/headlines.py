@@ -11,6 +11,7 @@ from agenttuning.scoring.comparison import VERDICTS, Comparison, Overall, Row
 ORDER = ("released", "tuned", "base")  # the released weights first: a miss there is the harness's
 GROUPS = {"held_in": "held-in", "held_out": "held-out", "general": "general"}
 TWO_DIGITS = ("webarena", "mt_bench")  # published so
+RATED = "mt_bench"  # from 1 to 10, where all others are of 100
 
 
 def names(size: str) -> dict[str, str]:
@@ -105,9 +106,13 @@ def _published(row: Row) -> str:
 
 
 def _blind(rows: list[Row]) -> str:
-    """What `consistent` does not say: how large a difference it could have missed."""
-    told = sorted((row for row in rows if row.detectable is not None), key=lambda row: row.detectable)
-    if not told:
+    """What `consistent` does not say: how large a difference it could have missed, ratings of 10 apart from the rest."""
+    known = sorted((row for row in rows if row.detectable is not None), key=lambda row: row.detectable)
+    told = [f"{number(one.task, one.detectable)} ({one.title}, n = {one.n:,})" for one in known if one.task != RATED]
+    rated = [
+        f"{number(one.task, one.detectable)} of 10 ({one.title}, n = {one.n:,})" for one in known if one.task == RATED
+    ]
+    parts = [" to ".join(dict.fromkeys((told[0], told[-1])))] if told else []
+    if not (parts := [*parts, *rated]):
         return "How large a difference that could have missed is not known."
-    ends = [f"{number(one.task, one.detectable)} ({one.title}, n = {one.n:,})" for one in told]
-    return f"That could have missed a true difference of less than {' to '.join(dict.fromkeys((ends[0], ends[-1])))}."
+    return f"That could have missed a true difference of less than {' and '.join(parts)}."
