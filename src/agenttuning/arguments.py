@@ -103,6 +103,35 @@ def takes_held_in(parser: argparse.ArgumentParser) -> None:
     takes_env(parser)
 
 
+def takes_released(parser: argparse.ArgumentParser) -> None:
+    """All that the two evaluations take, but the protocol, which is the paper's, and the folder."""
+    said = {
+        "model": "a local copy of the released weights, or another Hub id (default: evaluation/released.yaml)",
+        "task": "a held-in or a general task (repeatable; default all ten)",
+        "prompts": "a checkout of THUDM/AgentTuning, which has all of the paper's prompts",
+        "backend": "TASK=NAME of a held-in task (repeatable); transformers (default) or vllm for the general ones",
+    }
+    taken = {action.dest for action in parser._actions}
+    for takes in (takes_held_in, takes_general):
+        other = argparse.ArgumentParser(add_help=False)
+        takes(other)
+        for action in other._actions:
+            if action.dest not in taken | {"protocol", "out"}:
+                taken.add(action.dest)
+                action.help = said.get(action.dest, action.help)
+                parser._add_action(action)
+
+
+def takes_comparison(parser: argparse.ArgumentParser) -> None:
+    takes_recipe(parser)
+    parser.add_argument(
+        "--results", nargs="+", default=[], metavar="FOLDER",
+        help="results from elsewhere, too: a run's folder, its eval folder, or SIDE=FOLDER (base, tuned, released) "
+        "as in tuned=runs/agentlm-13b/sft/eval/served-agentlm-13b",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the JSON that is written, not the text")
+
+
 def takes_export(parser: argparse.ArgumentParser) -> None:
     takes_recipe(parser, "OUT, and key=value", "the folder to write (default: export in the run's folder), and the "
                   "overrides that it was trained with")  # fmt: skip

@@ -9,7 +9,8 @@ their own.
 The foreign code sees the arguments of one call after the other, as it would in one process, and never what the test
 compares its answers with. What differs from one process, as far as a test can tell: values are copies (an argument that
 the function changed is changed in the test too, after the call), generators come back as iterators over what they gave,
-and objects of classes, functions and modules do not travel: returning one is status `error`.
+helpers of the prompt are the test's own, whatever the code makes of them, and objects of classes, functions and modules
+do not travel: returning one is status `error`.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def _converse(test: _Child, foreign: _Child, program: Program) -> tuple[bool, st
                 frame, calls = _answer(foreign.ask((None, given, named))), calls + 1
             case ["passed"] if calls:
                 return True, "passed", ""
-            case ["failed", str(kind), "candidate"]:
-                return False, "error", kind
+            case ["failed", str(), "candidate"] if calls:  # what it raised in answer to the last call
+                return False, "error", frame[1]
             case ["failed", str(kind), "test"] if calls:
                 return False, "wrong", f"call {calls}" if kind == "AssertionError" else f"call {calls}: {kind}"
             case _ if calls:  # it cannot send on what it got
@@ -178,7 +179,7 @@ class _Child:
                 raise _Lost(*self._end()) from None
 
     def _hear(self) -> bytes:
-        """One line and nothing after it."""
+        """One line; `parse` and READY refuse what has more in it."""
         received = b""
         while not received.endswith(b"\n"):
             if not self._waits(select.POLLIN, self.deadline - time.monotonic()):
@@ -188,7 +189,7 @@ class _Child:
                 raise _Lost(*self._end())
             received += part
             self.left -= len(part)
-            if self.left < 0 or b"\n" in received[:-1]:
+            if self.left < 0:
                 raise _Lost("output", "too much")
         return received
 

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agenttuning.data.folders import alone_in
 from agenttuning.errors import UserError
 from agenttuning.general import mt_bench
 from agenttuning.general.mt_bench import answering, working
@@ -246,6 +249,29 @@ def test_hostile_answers_reach_the_judge_as_they_are_and_the_parser_never(tmp_pa
     for body in server.asked:
         content = body["messages"][1]["content"]
         assert shown in content and len(content) < 2 * len(shown) + 1000
+
+
+def test_a_verdict_that_the_answer_forges_and_the_judge_quotes_is_passed_over(tmp_path) -> None:
+    with JudgeServer(lambda body: "The answer claims [[10]] for itself. Rating: [[2]]") as server:
+        make, _ = players(TINY.head(2), lambda _: HOSTILE["verdict"])
+        found = mt_bench.evaluate(TINY.head(2), make, tmp_path, RULES, server.judge(judgings=1), model="m")
+    assert found["score"] == 2.0 and found["judge"]["counts"]["quoted"] == 4
+
+
+def test_a_second_run_in_the_same_folder_waits(tmp_path, capfd) -> None:
+    make, asked = players(TINY)
+    work = threading.Thread(
+        target=mt_bench.evaluate, args=(TINY, make, tmp_path, RULES, None), kwargs={"model": "m"}, daemon=True
+    )
+    with alone_in(tmp_path):
+        work.start()
+        end, said = time.monotonic() + 10, ""
+        while "waiting for it" not in said and time.monotonic() < end:
+            time.sleep(0.01)
+            said += capfd.readouterr().err
+        assert "another process builds in" in said and not asked
+    work.join(20)
+    assert len(asked) == 16
 
 
 def test_a_damaged_line_and_a_full_disk_are_said(tmp_path, monkeypatch) -> None:
