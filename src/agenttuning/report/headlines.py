@@ -52,7 +52,7 @@ def sentences(made: Comparison) -> list[dict]:
 
 def judged(made: Comparison) -> list[Row]:
     """One row a task and side, that with the verdict; further results of a task (`beside`) are not counted."""
-    return [row for row in made.rows if not getattr(row, "beside", False)]
+    return [row for row in made.rows if not row.beside]
 
 
 def _overalls(made: Comparison, side: str) -> list[tuple[str, str]]:
@@ -106,7 +106,7 @@ def _published(row: Row) -> str:
 
 
 def _blind(rows: list[Row]) -> str:
-    """What `consistent` does not say: how large a difference it could have missed, ratings of 10 apart from the rest."""
+    """What `consistent` does not say: how large a difference it could have missed; ratings of 10 apart."""
     known = sorted((row for row in rows if row.detectable is not None), key=lambda row: row.detectable)
     told = [f"{number(one.task, one.detectable)} ({one.title}, n = {one.n:,})" for one in known if one.task != RATED]
     rated = [

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agenttuning.errors import UserError
 from agenttuning.report import ablations, bars, drill, error_figure, headlines, page, rated
 from agenttuning.report.curves import curve
 from agenttuning.report.headlines import GROUPS, number, span
@@ -55,15 +54,11 @@ def current(recipe: Recipe) -> Comparison:
     judged = [file.stat().st_mtime_ns for file in recipe.run_dir.glob(f"eval/**/{scores.FILE}")]
     if made is not None and max(judged, default=0) <= path.stat().st_mtime_ns:
         return made
+    if made is not None:
+        print(f"a score is newer than {path}: compared anew, without folders that --results had named", flush=True)
     with redirect_stdout(io.StringIO()):  # what it prints, this page shows
         compare.compare(recipe)
-    made = comparison.read(recipe.run_dir)
-    if made is None:
-        raise UserError(
-            f"there is no {path} as new as the scores; the page would show old ones; run `agenttuning compare "
-            f"{recipe.path}` first"
-        )
-    return made
+    return comparison.read(recipe.run_dir)
 
 
 def public(made: Comparison, run_dir: Path) -> Comparison:
@@ -117,7 +112,7 @@ def _row(row: Row, notes: dict[str, int]) -> dict[str, Any]:
     note = notes.setdefault(row.why, len(notes) + 1) if row.why else None
     return {
         "side": row.side,
-        "beside": getattr(row, "beside", False),
+        "beside": row.beside,
         "published": number(task, row.published),
         "published_span": span(task, row.published_interval),
         "ours": DASH if row.ours is None else number(task, row.ours),
