@@ -34,6 +34,7 @@
 ## make bench-train            one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
 ##
 ## make system-packages        Debian packages of sandbox and MariaDB (evaluation/system-packages.txt); root or sudo
+## make results              evaluation/RESULTS.md again; ARGS=recipes/agentlm-13b/sft.yaml takes that run's results in
 ## make doctor                 which environments would run here, what is missing, and the command that supplies it
 ## make test                   all tests; make lint: ruff; make clean: remove caches (not runs/, not .venv)
 ##
@@ -50,7 +51,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-miniature collect-tiny ablation-tiny export-tools bench-train system-packages doctor test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-miniature collect-tiny ablation-tiny export-tools bench-train results system-packages doctor test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -96,6 +97,7 @@ collect-miniature: $(READY) ; $(RUN) collect recipes/agentlm-tiny/collect.yaml $
 collect-tiny: $(READY) ; $(RUN) collect recipes/collect/tiny.yaml $(ARGS)
 ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny $(ARGS)
 bench-train: $(READY) ; $(VENV)/bin/python benchmarks/train_gpu.py $(ARGS)
+results: $(READY) ; $(VENV)/bin/python -m agenttuning.report.summary $(ARGS)
 doctor: $(READY) ; @$(RUN) doctor $(ARGS)
 export-tools: $(READY) ; $(RUN) export-tools $(OUT) $(ARGS)
 quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
