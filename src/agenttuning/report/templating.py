@@ -7,6 +7,7 @@ script, no font, no image, and a content policy that says so to the browser.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def render(template: str, values: dict[str, Any], folder: Path = TEMPLATES) -> s
         lstrip_blocks=True,
     )
     environment.filters |= {"score": _score, "range": _range, "share": _share, "cell": cell, "words": _words}
-    environment.filters |= {"thousands": _thousands, "percent": _percent}
+    environment.filters |= {"thousands": _thousands, "percent": _percent, "json": json.dumps}
     environment.tests["value"] = lambda value: isinstance(value, Value)
     return environment.get_template(template).render(values)
 
