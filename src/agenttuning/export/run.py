@@ -83,14 +83,16 @@ def export(
     return Exported(folder, origin.lacking)
 
 
-def export_adapter(recipe: Recipe, out: str | Path | None = None, checkpoint: str | None = None) -> Exported:
+def export_adapter(
+    recipe: Recipe, out: str | Path | None = None, checkpoint: str | None = None, offline: bool = False
+) -> Exported:
     """Write `out` (run_dir/export-adapter) with the LoRA adapter alone, as PEFT loads it onto the base model from the
     Hub: from run_dir/adapter, the newest whole checkpoint, or the `checkpoint` asked for. Its tensors are copied as
     they are and compared. Raises UserError as `export`, and for a run without an adapter.
     """
     folder = Path(out) if out else recipe.run_dir / "export-adapter"
     found = source.find(recipe, checkpoint, adapter=True)
-    origin, tokenizer = base.find(recipe), load_for(recipe)
+    origin, tokenizer = base.find(recipe, offline), load_for(recipe)
     tensors = adapter.tensors(found.folder)
     check_room(folder, sum(tensor.nbytes for tensor in tensors.values()))
     with staged(folder) as partial:

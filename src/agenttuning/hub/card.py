@@ -131,7 +131,7 @@ def header(recipe: Recipe, rows: Dataset, sources: Mapping[str, Described]) -> s
         **licence,
         tags=list(TAGS),
         task_categories=["text-generation"],
-        size_categories=[_size(len(rows))],
+        size_categories=[size_category(len(rows))],
         source_datasets=sorted({one.card.hub_id for one in sources.values() if one.card.hub_id}) or None,
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     )
@@ -170,7 +170,8 @@ def _source(one: Described, mixture: dict, local: bool) -> dict[str, Any]:
     }
 
 
-def _size(rows: int) -> str:
+def size_category(rows: int) -> str:
+    """The Hub's word for a number of rows."""
     place = next((place for place in range(len(SIZES)) if rows < 1000 * 10**place), len(SIZES) - 1)
     return SIZES[place]
 
