@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 STEPS = {"model": "hub_model_id", "data": "hub_dataset_id", "traces": "hub_traces_id", "collection": "collection"}
+DESCRIPTION = "A run of AgentTuning's open rebuild: weights, training data, episodes of the evaluation."
 REPO_TYPES = {"model": "model", "data": "dataset", "traces": "dataset"}
 
 
@@ -53,9 +54,11 @@ def push(
     if "collection" in steps:
         from agenttuning.hub import collections
 
-        url = collections.put(recipe.publish.collection, namespace(recipe), members(recipe), recipe.publish.private)
-        print(f"collection {escape(recipe.publish.collection)}: {url or 'not made'}", flush=True)
-        sent |= {"collection": url} if url else {}
+        url = collections.put(
+            recipe.publish.collection, namespace(recipe), members(recipe), recipe.publish.private, DESCRIPTION
+        )
+        print(f"collection {escape(recipe.publish.collection)}: {url}", flush=True)
+        sent["collection"] = url
     return sent
 
 

@@ -8,7 +8,6 @@ arrived already are not sent again, and where nothing changed there is no commit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,12 +67,7 @@ def stage(recipe: Recipe, data_paths: Mapping[str, str | Path], cleared: set[sec
     check.folder(staged, check.DATA_FILES)
     message = f"Data of {recipe.name}, key {prepared.key[:16]}"
     owns = f"{folder.ROWS_PATTERN}, {', '.join(folder.RECORDS)}"
-    return Staged("data", staged, recipe.publish.hub_dataset_id, "dataset", message, owned, owns)
-
-
-def owned(name: str) -> bool:
-    """Whether a file of the repository is one that a push writes."""
-    return name in folder.RECORDS or fnmatch(name, folder.ROWS_PATTERN)
+    return Staged("data", staged, recipe.publish.hub_dataset_id, "dataset", message, folder.owned, owns)
 
 
 def checked(recipe: Recipe) -> dict[str, card.Described]:
