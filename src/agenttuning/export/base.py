@@ -21,6 +21,7 @@ WANTED = ["config.json", "generation_config.json", "README.md", "[Ll][Ii][Cc][Ee
           "[Nn][Oo][Tt][Ii][Cc][Ee]*"]  # fmt: skip
 TERMS = re.compile(r"(licen[cs]e|use_policy|notice)([-._].*)?", re.IGNORECASE)
 LARGEST = 1 << 20  # bytes of a licence file
+FACTS = ("name", "hub_id", "revision", "licence", "licence_name", "built_with")
 # The licence's own name, as its text has it, and the Hub's id (hf.co/docs/hub/repositories-licenses).
 LLAMA_2, LLAMA_2_ID = re.compile(r"llama\s+2\s+community\s+license", re.IGNORECASE), "llama2"
 LLAMA_2_NOTICE = (
@@ -37,7 +38,7 @@ class Base:
     """name: as others may read it. hub_id: None for a local folder whose id nobody stated. licence: the Hub's id, or
     None where nothing states one; licence_name: its own name where that id is `other`; licence_stated: whether
     `publish.licence` says it. terms: {name: bytes} of the licence files that go along; built_with: what the licence
-    wants displayed; lacking: why it is not enough.
+    wants displayed; lacking: why it is not enough. facts: what `again` needs, before anything was stated.
     """
 
     folder: Path
@@ -50,12 +51,7 @@ class Base:
     built_with: str | None = None
     licence_stated: bool = False
     lacking: list[str] = field(default_factory=list)
-
-    def facts(self) -> dict[str, Any]:
-        """What `again` needs, without bytes and places: for export.json."""
-        kept = ("name", "hub_id", "revision", "licence", "licence_name", "built_with")
-        own = {key: getattr(self, key) for key in kept} | {"terms": sorted(self.terms)}
-        return own | ({"licence": None} if self.licence_stated else {})
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def again(facts: dict[str, Any], folder: Path, publish: Publish) -> Base:
@@ -66,10 +62,11 @@ def again(facts: dict[str, Any], folder: Path, publish: Publish) -> Base:
 
 def stated(base: Base, publish: Publish) -> Base:
     """The base with what the recipe states where its repository says nothing: Hub id, and licence."""
+    facts = {key: getattr(base, key) for key in FACTS} | {"terms": sorted(base.terms)}
     if publish.licence and base.licence is None:
         base = replace(base, licence=publish.licence, licence_stated=True)
     base = replace(base, hub_id=base.hub_id or publish.base_model)
-    return replace(base, lacking=_lacking(base))
+    return replace(base, lacking=_lacking(base), facts=facts)
 
 
 def find(recipe: Recipe, offline: bool = False) -> Base:

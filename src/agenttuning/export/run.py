@@ -146,7 +146,7 @@ def companions(
         "recipe_hash": digest,
         "from": {"kind": found.kind, "folder": found.folder.name, "step": found.step},
         "licence": origin.licence,
-        "base": origin.facts(),
+        "base": origin.facts,
         "adapter": "adapter_config.json" in _names(partial),
         "lacking": origin.lacking,
     }
