@@ -81,9 +81,7 @@ def push(arguments: Arguments) -> None:
     recipe, paths = _recipe(arguments), _paths(arguments)
     from agenttuning.hub.push import push as run
 
-    run(
-        recipe, paths, only=arguments.only, model=arguments.model, reviewed=arguments.reviewed, dry=arguments.dry
-    )
+    run(recipe, paths, only=arguments.only, model=arguments.model, reviewed=arguments.reviewed, dry=arguments.dry)
 
 
 def plan(arguments: Arguments) -> None:

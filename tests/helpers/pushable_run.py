@@ -23,7 +23,7 @@ BASE_FILES = {
     "LICENSE.txt": "LLAMA 2 COMMUNITY LICENSE AGREEMENT (stand-in of the tests)\n",
     "USE_POLICY.md": "# Llama 2 Acceptable Use Policy (stand-in of the tests)\n",
 }
-CARD = "---\npretty_name: '{name}, [pretty](http://x) | <b>'\nlanguage: [en]\nlicense: mit\n---\n\n# {name}\n\nFor a test.\n"
+CARD = "---\npretty_name: '{name}, [pretty](http://x) | <b>'\nlanguage: [en]\nlicense: mit\n---\n\nFor a test.\n"
 PATH = Path("recipes/agentlm-13b/sft.yaml")
 
 
@@ -73,7 +73,7 @@ def results(run_dir: Path) -> None:
         write_scores(run_dir, side, "general/stock/transformers", "stock@0.4.13", model, stock)
         held_in = {
             "os": entry(10.0 + better, 144, "success_rate", group="held_in", lost=2),
-            f"db.{HOSTILE.encode('utf-8', 'replace').decode()}": entry(90.0, 5, "success_rate", not_comparable="practice items"),
+            f"db.{HOSTILE.replace(chr(0xD800), '?')}": entry(90.0, 5, "success_rate", not_comparable="practice items"),
             "webshop": entry(None, 0, "reward", void="200 of 200 episodes lost"),
         }
         write_scores(run_dir, side, "held-in/paper-text", "paper-text@2", model, held_in)
@@ -89,7 +89,8 @@ def results(run_dir: Path) -> None:
         record("os", "o2", *said("bash " + HOSTILE), status="task_limit", reward=0.0, **own),
         record("os", "o3", status="environment_error", reward=None, error="OSError: gone", **own),
     )
-    stored(run_dir / "eval/tuned/held-in/paper-text/db.sqlite", record("db", "d1", *said("SELECT 1"), backend="sqlite", **own))
+    lite = record("db", "d1", *said("SELECT 1"), backend="sqlite", **own)
+    stored(run_dir / "eval/tuned/held-in/paper-text/db.sqlite", lite)
     stored(run_dir / "eval/base/held-in/paper-text/os", record("os", "of-the-base", *said("x"), model=names["base"]))
 
 

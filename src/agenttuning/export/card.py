@@ -1,4 +1,4 @@
-"""The card of an exported model: what it is, from the record of its run. A push adds what `hub.model_card.told` tells."""
+"""The card of an exported model: what it is, from the record of its run. A push adds what `hub.model_card` tells."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def write(
     told: dict[str, Any] | None = None,
     eval_results: Sequence[EvalResult] = (),
 ) -> str:
-    """The text of README.md. record: train.json of this run, or None where the run has not ended. told: what a push adds
-    to the body; eval_results: to the header.
+    """The text of README.md. record: train.json of this run, or None where the run has not ended. told: what a push
+    adds to the body; eval_results: to the header.
     """
     get, name = recipe.values.get, recipe.values["model_name_or_path"]
     hub_id = recipe.publish.hub_model_id

@@ -6,6 +6,7 @@ evaluation/hub_benchmarks.yaml says which are registered and how we know. The fo
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ TABLE = REPOSITORY / "evaluation" / "hub_benchmarks.yaml"
 HUB = "https://huggingface.co"  # where readers follow links, whatever HF_ENDPOINT says
 
 
+@cache
 def benchmarks() -> dict[str, dict[str, Any]]:
     """{task: its benchmark on the Hub}."""
     return read_mapping(TABLE)["benchmarks"]

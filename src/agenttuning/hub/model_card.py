@@ -1,11 +1,10 @@
-"""What the card of a pushed model says beyond the export's own: mixture, training log, scores, contamination, limits."""
+"""What the card of a pushed model says beyond the export's own: mixture, training log, scores, contamination."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning.errors import UserError
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 SIZE = re.compile(r"agentlm-(7b|13b|70b)/")
 TWO_DIGITS = ("webarena", "mt_bench")  # as the paper prints them
-GENERATOR = "https://github.com/THUDM/AgentTuning"
+TAG_HERE = "@@the-tag-of-this-state@@"  # in the text whose digest gives the tag
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,13 @@ class Line:
     why: str | None
 
 
-def told(recipe: Recipe, record: dict[str, Any] | None, results: Results, tag: str) -> dict[str, Any]:
-    """The values that export/templates/model_card.md.jinja adds for a push. record: train.json, or None for weights from
-    the middle of a run. Raises UserError for a mixture that is not the one trained on, and unreadable records.
+def told(recipe: Recipe, record: dict[str, Any] | None, results: Results) -> dict[str, Any]:
+    """The values that export/templates/model_card.md.jinja adds for a push. record: train.json, or None for weights
+    from the middle of a run. Raises UserError for a mixture that is not the one trained on, and unreadable records.
     """
     size = SIZE.match(recipe.name)
     return {
-        "tag": tag,
+        "tag": TAG_HERE,
         "mixture": _mixture(recipe, record),
         "origins": _origins(recipe),
         "log": _log(record),
@@ -93,7 +92,10 @@ def _mixture(recipe: Recipe, record: dict[str, Any] | None) -> dict[str, Any] | 
         mixture = json.loads(path.read_text(encoding="utf-8"))
         key = mixture["key"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); build the data again: agenttuning data") from error
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); the card would lack the mixture; build the data again "
+            "(agenttuning data)"
+        ) from error
     if record is not None and record.get("data_key") not in (None, key):
         raise UserError(
             f"{path} is of the data {key[:16]}, and the model was trained on {record['data_key'][:16]}; the card would "
@@ -179,7 +181,9 @@ def _row(row: Row) -> dict[str, Any]:
         "title": row.title,
         "side": row.side,
         "model": row.published_model,
-        "published": f"{number(row.published, digits)}{interval(row.published_interval, digits)}, n {row.published_n:,}",
+        "published": (
+            f"{number(row.published, digits)}{interval(row.published_interval, digits)}, n {row.published_n:,}"
+        ),
         "verified": row.verified,
         "ours": f"{number(row.ours, digits)}{interval(row.interval, digits)}, n {row.n:,}",
         "difference": number(row.difference, digits, "+") + interval(row.difference_interval, digits, "+"),

@@ -30,9 +30,7 @@ RECORDS = ("train.json", "recipe.yaml", "mixture.json", RECORD)
 NAMED_LLAMA = re.compile(r"llama3|llama-3|llama4", re.IGNORECASE)
 
 
-def stage(
-    recipe: Recipe, model: str | Path | None, cleared: set[secrets.Finding], offline: bool = False
-) -> Staged:
+def stage(recipe: Recipe, model: str | Path | None, cleared: set[secrets.Finding], offline: bool = False) -> Staged:
     """Write <run_dir>/hub/model from the export `model`, or from the run's own, which is made if it is not there or of
     other weights. Weights are hard links where the file system has them. offline: nothing is asked of the Hub.
 
@@ -55,14 +53,12 @@ def stage(
         _write_records(partial, recipe, origin, found, record)
         eval_results.write(partial, found, repository)
 
-        def text(tag: str) -> str:
-            told = model_card.told(recipe, record, found, tag)
-            index = eval_results.model_index(found, repository)
-            return card.write(recipe, origin, said["from"]["step"], record, said["adapter"], told, index)
-
-        tag = TAG.format(digest=_digest(partial, text("")))
-        (partial / CARD).write_text(text(tag), encoding="utf-8")
-        check.card((partial / CARD).read_text(encoding="utf-8"), "model")
+        told = model_card.told(recipe, record, found)
+        index = eval_results.model_index(found, repository)
+        text = card.write(recipe, origin, said["from"]["step"], record, said["adapter"], told, index)
+        check.card(text, "model")
+        tag = TAG.format(digest=_digest(partial, text))
+        (partial / CARD).write_text(text.replace(model_card.TAG_HERE, tag), encoding="utf-8")
         check.folder(partial, check.MODEL_FILES)
         check_paths(partial, recipe)
         findings = list(check.secrets_in(partial, secrets.of_this_process()))
@@ -163,9 +159,7 @@ def _link(path: Path, target: Path) -> None:
     shutil.copyfile(path, target)
 
 
-def _write_records(
-    partial: Path, recipe: Recipe, origin: Base, found: Results, record: dict[str, Any] | None
-) -> None:
+def _write_records(partial: Path, recipe: Recipe, origin: Base, found: Results, record: dict[str, Any] | None) -> None:
     """mixture.json, and the scores and the comparison, without paths of this machine."""
     files = {results.published_place(name): recipe.run_dir / name for name in found.files}
     mixture = recipe.run_dir / "data" / "mixture.json"

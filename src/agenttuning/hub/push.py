@@ -77,7 +77,7 @@ def chosen(recipe: Recipe, only: str | None, model: str | Path | None) -> list[s
     if not steps:
         found.append(f"none of {', '.join(keys.values())} is set, e.g. publish.hub_model_id=you/agentlm-13b")
     if model is not None and "model" not in steps:
-        found.append("--model names a folder of weights, and the model is not among what is pushed; it would do nothing")
+        found.append("--model names weights, and the model is not among what is pushed; it would do nothing")
     if recipe.publish.base_model is not None:
         found += check_ids([("publish.base_model", recipe.publish.base_model)])
     if found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class Score:
     @property
     def of_benchmark(self) -> bool:
         """Whether the score is of a benchmark's own items, all of them, under its own name."""
-        return self.task in published.load().tasks and self.entry.get("score") is not None
+        return self.task in _benchmarks() and self.entry.get("score") is not None
 
     @property
     def beside_paper(self) -> bool:
@@ -63,6 +64,11 @@ class Score:
 def published_place(file: str) -> str:
     """Where a file of the run's folder lies in the repository: all below results/."""
     return file if file.startswith("results/") else f"results/{file.removeprefix('eval/')}"
+
+
+@cache
+def _benchmarks() -> frozenset[str]:
+    return frozenset(published.load().tasks)
 
 
 @dataclass(frozen=True)

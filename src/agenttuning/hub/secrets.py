@@ -154,7 +154,7 @@ def refuse(found: Iterable[Finding], cleared: Collection[Finding], record: Path)
 
 
 def reviewed(path: str | Path | None) -> set[Finding]:
-    """The findings that somebody looked at: lines of the file that `refuse` wrote. Raises UserError for another file."""
+    """The findings that somebody looked at: lines of what `refuse` wrote. Raises UserError for another file."""
     if path is None:
         return set()
     try:

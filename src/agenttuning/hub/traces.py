@@ -1,7 +1,7 @@
 """The tuned model's episodes as a data set of session traces, which the Hub shows in its trace viewer.
 
-Only episodes of <run_dir>/eval/tuned go: the model that is published played them. The base model's and a teacher's stay
-here. Files are those of `episodes.exports.traces`, one a session, in a folder a task, which is a config of the data set.
+Only episodes of <run_dir>/eval/tuned go: the model that is published played them. The base model's and a teacher's
+stay here. Files are those of `episodes.exports.traces`, one a session, in a folder a task, a config of the data set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning.episodes import index as indexed
-from agenttuning.episodes import status
 from agenttuning.episodes.exports import export
 from agenttuning.episodes.store import FILE
 from agenttuning.errors import UserError
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 STAGED = "hub/traces"
 SESSION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]*-[0-9a-f]{16}\.jsonl")
 TEXTS = REPOSITORY / "evaluation" / "trace_texts.yaml"
+UNKNOWN = {"prompts": "not known here", "items": "not known here"}
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("agenttuning", "agents", "agent-traces", "arxiv:2310.12823")
 
@@ -59,9 +59,7 @@ def stage(recipe: Recipe, record: dict[str, Any] | None, cleared: set[secrets.Fi
     model = index.entries[0].model
     message = f"Episodes of {recipe.name}, model {model}"
     owns = "sessions (TASK/ITEM-DIGEST.jsonl) of earlier pushes"
-    return Staged(
-        "traces", recipe.run_dir / STAGED, recipe.publish.hub_traces_id, "dataset", message, owned, owns
-    )
+    return Staged("traces", recipe.run_dir / STAGED, recipe.publish.hub_traces_id, "dataset", message, owned, owns)
 
 
 def owned(name: str) -> bool:
@@ -79,27 +77,27 @@ def read(folder: Path) -> Index:
         whole.unfinished += one.unfinished
     if not whole.entries:
         raise UserError(
-            f"{folder} holds no episode; there is nothing to publish; let the tuned model play first (agenttuning eval, "
-            "eval-held-in), or leave publish.hub_traces_id out"
+            f"{folder} holds no episode; there is nothing to publish; let the tuned model play first (agenttuning "
+            "eval, eval-held-in), or leave publish.hub_traces_id out"
         )
     return whole
 
 
 def card(recipe: Recipe, index: Index, left_out: Counter, folders: list[str]) -> str:
     """The text of README.md. folders: those of the tasks, each a config."""
-    tasks = sorted({entry.task for entry in index.entries})
+    tasks, known = sorted({entry.task for entry in index.entries}), read_mapping(TEXTS)
     values = {
         "name": recipe.name,
         "repository": recipe.publish.hub_traces_id,
         "model": recipe.publish.hub_model_id,
         "weights": sorted({entry.model for entry in index.entries}),
         "groups": [_group(name, entries) for name, entries in _groups(index).items()],
-        "statuses": [name for name in (*status.MODEL, *status.INFRASTRUCTURE)],
         "left_out": sorted((+left_out).items()),
-        "texts": [{"task": task, **_texts(task)} for task in tasks],
+        "texts": [{"task": task, **known.get(task, UNKNOWN)} for task in tasks],
         "folders": folders,
     }
-    return f"---\n{header(recipe, folders, len(index.entries))}---\n\n{templating.render('traces_card.md.jinja', values, TEMPLATES)}"
+    body = templating.render("traces_card.md.jinja", values, TEMPLATES)
+    return f"---\n{header(recipe, folders, len(index.entries))}---\n\n{body}"
 
 
 def header(recipe: Recipe, folders: list[str], sessions: int) -> str:
@@ -108,9 +106,7 @@ def header(recipe: Recipe, folders: list[str], sessions: int) -> str:
 
     from agenttuning.hub.card import size_category
 
-    configs = [
-        {"config_name": name, "data_files": [{"split": "test", "path": f"{name}/*.jsonl"}]} for name in folders
-    ]
+    configs = [{"config_name": name, "data_files": [{"split": "test", "path": f"{name}/*.jsonl"}]} for name in folders]
     data = DatasetCardData(
         pretty_name=f"Episodes of {recipe.name}",
         language=["en"],
@@ -139,11 +135,6 @@ def _group(name: tuple[str, str, str], entries: list[Entry]) -> dict[str, Any]:
     counts = Counter(entry.status for entry in entries)
     ended = ", ".join(f"{key.replace('_', ' ')} {count:,}" for key, count in counts.most_common())
     return {
-        "task": name[0], "protocol": name[1], "backend": name[2], "n": len(entries), "lost": len(entries) - len(results),
-        "won": shown, "ended": ended,
+        "task": name[0], "protocol": name[1], "backend": name[2], "n": len(entries),
+        "lost": len(entries) - len(results), "won": shown, "ended": ended,
     }  # fmt: skip
-
-
-def _texts(task: str) -> dict[str, str]:
-    known = read_mapping(TEXTS)
-    return known.get(task, {"prompts": "not known here", "items": "not known here"})

@@ -1,14 +1,14 @@
 """The Hub's session traces, one JSONL file an episode: a header, then a message a line.
 
-    {"type": "session", "harness": "agenttuning", "id": ..., "name": ..., the record's key, "status", "turns", "episode"}
+    {"type": "session", "harness": "agenttuning", "id": ..., "name": ..., a record's key, "status", "turns", "episode"}
     {"type": "message", "message": {"role": "user" | "assistant", "content": ..., "model": ...}}
 
 The format is the Hub's "Session Trace Simple Format" (huggingface.co/docs/hub/session-traces-format, read 2026-11-30),
 which allows further keys in the header; actions stay in the text, as the model wrote them. A key has the same type in
-every file, or `load_dataset` could not read several: what may be null or differs by task (reward, metrics, steps, error,
-error_kinds, note) is JSON in the text `episode`, and `model` is empty where the turn is not the model's own. Files are
-ASCII, the rest is in JSON escapes: some readers of lines break them at U+2028, too. README.md is the card of a data set.
-What looks like a secret is not written: data sets are made to be published.
+every file, or `load_dataset` could not read several: what may be null or differs by task (reward, metrics, steps,
+error, error_kinds, note) is JSON in the text `episode`, and `model` is empty where the turn is not the model's own.
+Files are ASCII, the rest is in JSON escapes: some readers of lines break them at U+2028, too. README.md is the card of
+a data set. What looks like a secret is not written: data sets are made to be published.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def _card(done: Written) -> str:
             "",
             "# Agent traces",
             "",
-            "One session a file, in the Hub's session trace format. A header holds the episode's key and status, and as",
-            "JSON text reward, steps and error kinds. The texts are a model's and an environment's, as they were.",
+            "One session a file, in the Hub's session trace format. A header holds the episode's key and status, and",
+            "as JSON text reward, steps and error kinds. The texts are a model's and an environment's, as they were.",
             "",
             "| what | number |",
             "|---|---|",
