@@ -75,7 +75,7 @@ def push_data(arguments: Arguments) -> None:
 
 
 def push(arguments: Arguments) -> None:
-    """model, data, episodes and their collection to the Hub; --dry-run shows what would go and connects to nothing"""
+    """a run to the Hub: model, data, episodes, collection; --dry-run shows what would go"""
     if arguments.private or arguments.public:
         arguments.overrides.append(f"publish.private={str(arguments.private).lower()}")
     recipe, paths = _recipe(arguments), _paths(arguments)

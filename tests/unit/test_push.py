@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from agenttuning.errors import UserError
 from agenttuning.hub import check, model_folder, secrets, traces
 from agenttuning.hub.push import push
 from agenttuning.hub.results import published_place
+from agenttuning.scoring import comparison
 from helpers.episode_records import record, said, stored
 from helpers.hub_double import hub_double, without_waiting
 from helpers.pushable_run import DATA, MODEL, PATH, PUBLISH, TITLE, TRACES
@@ -234,6 +236,8 @@ def test_traces_are_the_tuned_models_and_say_whose_text_they_hold(sent, tmp_path
     assert "| os | paper-text@1 | embedded | 3 | 1 | 50.0 (9.5 to 90.5) |" in body
     assert "| db.sqlite | paper-text@1 | sqlite | 1 | 0 |" in body and "WebShop" not in body
     assert "| os | AgentBench (Apache-2.0), read from" in body and "do not train" in body
+    registration = yaml.safe_load((sent[1] / "eval.yaml").read_text())
+    assert registration["tasks"] == [{"id": name, "config": name, "split": "test"} for name in ("db", "os")]
     lines = [json.loads(line) for line in (folder / files[0]).read_text().splitlines()]
     assert lines[0]["type"] == "session" and {line["type"] for line in lines[1:]} == {"message"}
 
@@ -306,6 +310,7 @@ def test_without_a_token_nothing_is_begun(world, run, monkeypatch):
 
 def test_a_licence_that_lacks_something_is_not_passed_on(world, run):
     assert "say its Hub id: publish.base_model" in refused(world, run, "publish.base_model=null", only="model")
+    assert "can't undo" in refused(world, run, "publish.licence=mit", only="model")
     facts = json.loads((run / "export/export.json").read_text())
     facts["base"]["terms"] = ["LICENSE.txt"]
     (run / "export/export.json").write_text(json.dumps(facts))
@@ -338,6 +343,23 @@ def test_numbers_and_mixtures_of_another_model_are_refused(world, run):
     assert "another model's numbers" in refused(world, run, only="traces")
     shutil.rmtree(run / "eval")
     assert "holds no episode" in refused(world, run, only="traces")
+
+
+def test_what_a_server_played_counts_where_the_comparison_says_so(world, run):
+    shutil.move(run / "eval/tuned", run / "eval/served-x")
+    made = comparison.read(run)
+    rows = tuple(replace(row, scores=(row.scores or "").replace("/tuned/", "/served-x/") or None) for row in made.rows)
+    comparison.write(replace(made, rows=tuple(replace(row, model="x") for row in rows)), run)
+    push(recipe_of(world, run_dir=run), dry=True, only="model")
+    body = card(run / "hub/model")[1]
+    assert "| gsm8k | exact match | stock@0.4.13 | transformers | 40.0" in body
+    assert (run / "hub/model/results/served-x/general/paper/transformers/scores.json").is_file()
+    push(recipe_of(world, run_dir=run), dry=True, only="traces")
+    assert len(list((run / "hub/traces").rglob("*.jsonl"))) == 4
+    (run.parent / "x.json").write_text("{}")
+    comparison.write(replace(made, rows=(replace(made.rows[0], scores="../x.json"),)), run)
+    push(recipe_of(world, run_dir=run), dry=True, only="model")
+    assert not list((run / "hub").rglob("x.json"))
 
 
 def test_an_export_that_changed_is_refused_and_one_of_other_weights_made_anew(world, run, monkeypatch):

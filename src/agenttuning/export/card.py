@@ -69,7 +69,7 @@ def write(
         "told": told,
     }
     body = templating.render("model_card.md.jinja", values, TEMPLATES)
-    return f"---\n{header(recipe, base, adapter, eval_results)}---\n\n{body}"
+    return f"---\n{header(recipe, base, adapter, eval_results)}---\n\n{body}\n"
 
 
 def _frozen(recipe: Recipe) -> str:

@@ -51,7 +51,6 @@ def told(recipe: Recipe, record: dict[str, Any] | None, results: Results) -> dic
         "compared": _compared(results),
         "contamination": contamination(recipe.run_dir),
         "size": size[1] if size else None,
-        "files": sorted(results.files),
     }
 
 
@@ -133,9 +132,13 @@ def _log(record: dict[str, Any] | None) -> dict[str, Any] | None:
         "first": first,
         "last": last,
         "sources": sorted(last.get("loss_by_source") or {}),
-        "hours": record["seconds"] / 3600,
+        "time": _time(record["seconds"]),
         "gpu_hours": None if record["device"] == "cpu" else record["seconds"] * record["processes"] / 3600,
     }
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def _compared(results: Results) -> dict[str, Any] | None:

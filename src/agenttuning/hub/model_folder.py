@@ -124,6 +124,13 @@ def _refuse_lacking(recipe: Recipe, origin: Base) -> None:
             f"name: the licence of {origin.name} asks that the model's name begins with Llama; {name} does not "
             "(publish.hub_model_id)"
         )
+    publish, facts = recipe.publish, origin.facts
+    if publish.licence and not origin.licence_stated and publish.licence != origin.licence:
+        lacking.append(
+            f"licence: {origin.name} has {origin.licence}, which publish.licence={publish.licence} can't undo"
+        )
+    if publish.base_model and facts["hub_id"] not in (None, publish.base_model):
+        lacking.append(f"base model: it is {facts['hub_id']}, and publish.base_model says {publish.base_model}")
     if lacking:
         lines = "".join(f"\n  - {line}" for line in lacking)
         raise UserError(f"the model of {recipe.name} is not ready to be pushed; nothing was sent to the Hub:{lines}")
@@ -161,7 +168,7 @@ def _link(path: Path, target: Path) -> None:
 
 def _write_records(partial: Path, recipe: Recipe, origin: Base, found: Results, record: dict[str, Any] | None) -> None:
     """mixture.json, and the scores and the comparison, without paths of this machine."""
-    files = {results.published_place(name): recipe.run_dir / name for name in found.files}
+    files = {results.published_place(name): recipe.run_dir / name for name in found.files(recipe.run_dir)}
     mixture = recipe.run_dir / "data" / "mixture.json"
     if mixture.is_file():
         files["mixture.json"] = mixture

@@ -106,6 +106,8 @@ def announcement(recipe: Recipe, ready: list[Staged], steps: list[str], dry: boo
         items = ", ".join(f"{name} ({kind})" for name, kind in members(recipe))
         state = "private" if private else "public"
         lines.append(f"collection: {escape(publish.collection)} of {namespace(recipe)} ({state}): {items}")
+    if any(one.what == "traces" for one in ready):
+        lines.append(f"prepared and not sent: {recipe.run_dir / traces.REGISTRATION} (docs/publishing.md says why)")
     unset = [f"publish.{key}" for step, key in STEPS.items() if step not in steps and getattr(publish, key) is None]
     if unset:
         lines.append(f"not pushed, because not set: {', '.join(unset)}")

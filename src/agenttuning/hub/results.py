@@ -2,7 +2,8 @@
 
     eval/SIDE/scores.json, eval/SIDE/held-in/PROTOCOL/scores.json, eval/SIDE/general/PROTOCOL/BACKEND/scores.json
 
-SIDE is `tuned` or `base`. Scores of other weights than those that are published are refused, never shown.
+SIDE is `tuned` or `base`, or a folder that the comparison counts as one of them (what a server played). Scores of other
+weights than those that are published are refused, never shown.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agenttuning.scoring import comparison, published, scores
 if TYPE_CHECKING:
     from agenttuning.scoring.comparison import Comparison
 
-PLACES = ("{side}/scores.json", "{side}/held-in/*/scores.json", "{side}/general/*/*/scores.json")
+PLACES = ("{label}/scores.json", "{label}/held-in/*/scores.json", "{label}/general/*/*/scores.json")
 SIDES = {"tuned": "model", "base": "started_from"}  # the key of train.json that holds the digest of each
 DIGEST = 16  # letters of it in a score's `model`
 UNITS = {"rating": 2}  # decimals of a metric that is no percentage
@@ -85,13 +86,12 @@ class Results:
         """What the model it started from has under the very same rules."""
         return next((one for one in self.of("base") if one.key == score.key), None)
 
-    @property
-    def files(self) -> list[str]:
-        """The files that the numbers come from, relative to the run's folder."""
+    def files(self, run_dir: Path) -> list[str]:
+        """The files that the numbers come from, relative to the run's folder, as far as they lie in it."""
         named = [score.file for score in self.scores]
         if self.compared is not None:
             named += [comparison.FILE, *(row.scores for row in self.compared.rows if row.scores)]
-        return sorted(set(named))
+        return sorted(name for name in set(named) if inside(run_dir, name))
 
 
 def read(run_dir: Path, record: dict[str, Any] | None) -> Results:
@@ -100,18 +100,32 @@ def read(run_dir: Path, record: dict[str, Any] | None) -> Results:
     """
     if record is None:
         return Results()
-    found = [score for side, key in SIDES.items() for score in _of_side(run_dir, side, record.get(key))]
     compared = comparison.read(run_dir)
     _check_compared(run_dir, compared, record)
+    found = [
+        score
+        for side, key in SIDES.items()
+        for label in labels(compared, side)
+        for score in _of_label(run_dir, side, label, record.get(key))
+    ]
     return Results(tuple(found), compared)
 
 
-def _of_side(run_dir: Path, side: str, digest: str | None) -> list[Score]:
+def labels(compared: Comparison | None, side: str) -> list[str]:
+    """The folders of eval/ that hold a side: its own, and those that the comparison took its rows from."""
+    rows = [row for row in compared.rows if row.side == side and row.scores] if compared else []
+    parts = [Path(row.scores).parts for row in rows]
+    found = (names[1] for names in parts if len(names) > 2 and names[0] == "eval" and names[1] != "..")
+    return list(dict.fromkeys([side, *found]))
+
+
+def _of_label(run_dir: Path, side: str, label: str, digest: str | None) -> list[Score]:
     found = []
     for pattern in PLACES:
-        for path in sorted((run_dir / "eval").glob(pattern.format(side=side))):
+        for path in sorted((run_dir / "eval").glob(pattern.format(label=label))):
             content, file = scores.read(path), path.relative_to(run_dir).as_posix()
-            check_weights(content.get("model"), side, digest, path)
+            if label == side:  # a server's own name says nothing of its weights
+                check_weights(content.get("model"), side, digest, path)
             notes = content.get("notes") or {}
             for task, entry in content["tasks"].items():
                 backend = entry.get("backend") or {}
@@ -134,14 +148,10 @@ def _check_compared(run_dir: Path, compared: Comparison | None, record: dict[str
     for row in compared.rows if compared else ():
         if row.side in SIDES and row.model and "@" in row.model and record.get(SIDES[row.side]):
             check_weights(row.model, row.side, record[SIDES[row.side]], run_dir / comparison.FILE)
-        if row.scores and not _inside(run_dir, row.scores):
-            raise UserError(
-                f"{run_dir / comparison.FILE} names {row.scores}, which is no file of the run; its number could not be "
-                "looked up; make the comparison again with `agenttuning compare`"
-            )
 
 
-def _inside(run_dir: Path, name: str) -> bool:
+def inside(run_dir: Path, name: str) -> bool:
+    """Whether a path is a file of the run's folder, and not beside it."""
     path = run_dir / name
     return path.is_file() and path.resolve().is_relative_to(run_dir.resolve())
 

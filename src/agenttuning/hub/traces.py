@@ -1,7 +1,8 @@
 """The tuned model's episodes as a data set of session traces, which the Hub shows in its trace viewer.
 
-Only episodes of <run_dir>/eval/tuned go: the model that is published played them. The base model's and a teacher's
-stay here. Files are those of `episodes.exports.traces`, one a session, in a folder a task, a config of the data set.
+Only episodes of <run_dir>/eval/tuned go, and of a server's folder that the comparison counts as `tuned`: the model that
+is published played them. The base model's and a teacher's stay here. Files are those of `episodes.exports.traces`, one
+a session, in a folder a task, which is a config of the data set.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from agenttuning.episodes.store import FILE
 from agenttuning.errors import UserError
 from agenttuning.hub import check, secrets
 from agenttuning.hub.model_card import number
-from agenttuning.hub.results import SIDES, check_weights
+from agenttuning.hub.results import SIDES, check_weights, labels
 from agenttuning.hub.staged import CARD, Staged, new
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.report import templating
-from agenttuning.scoring import intervals
+from agenttuning.scoring import comparison, intervals
 
 if TYPE_CHECKING:
     from agenttuning.episodes.index import Entry, Index
     from agenttuning.recipe import Recipe
 
-STAGED = "hub/traces"
+STAGED, REGISTRATION = "hub/traces", "hub/eval.yaml"
+SPLIT = "test"
 SESSION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]*-[0-9a-f]{16}\.jsonl")
 TEXTS = REPOSITORY / "evaluation" / "trace_texts.yaml"
 UNKNOWN = {"prompts": "not known here", "items": "not known here"}
@@ -41,9 +43,11 @@ def stage(recipe: Recipe, record: dict[str, Any] | None, cleared: set[secrets.Fi
     """Write <run_dir>/hub/traces. record: train.json of the run. Raises UserError where there is no episode of the
     tuned model, for episodes of other weights, and for what looks like a secret.
     """
-    index = read(recipe.run_dir / "eval" / "tuned")
+    own = recipe.run_dir / "eval" / "tuned"
+    index = read(recipe.run_dir / "eval", labels(comparison.read(recipe.run_dir), "tuned"))
     for entry in index.entries:
-        check_weights(entry.model, "tuned", (record or {}).get(SIDES["tuned"]), entry.path)
+        if entry.path.is_relative_to(own):
+            check_weights(entry.model, "tuned", (record or {}).get(SIDES["tuned"]), entry.path)
     with new(recipe.run_dir / STAGED) as partial:
         done = export(index, index.entries, "traces", partial / "sessions")
         for path in sorted((partial / "sessions").iterdir()):
@@ -56,10 +60,29 @@ def stage(recipe: Recipe, record: dict[str, Any] | None, cleared: set[secrets.Fi
         check.folder(partial, check.TRACE_FILES)
         findings = list(check.secrets_in(partial, secrets.of_this_process()))
         secrets.refuse(findings, cleared, recipe.run_dir / secrets.FOUND)
+    registration(recipe, index)
     model = index.entries[0].model
     message = f"Episodes of {recipe.name}, model {model}"
     owns = "sessions (TASK/ITEM-DIGEST.jsonl) of earlier pushes"
     return Staged("traces", recipe.run_dir / STAGED, recipe.publish.hub_traces_id, "dataset", message, owned, owns)
+
+
+def registration(recipe: Recipe, index: Index) -> Path:
+    """Write <run_dir>/hub/eval.yaml, which would make a data set a Benchmark of the Hub (docs/publishing.md says why it
+    is not sent): a task for each config (huggingface.co/docs/hub/eval-results).
+    """
+    import yaml
+
+    tasks = sorted({entry.task for entry in index.entries})
+    content = {
+        "name": f"Agent tasks of {recipe.name}",
+        "description": f"Episodes of {', '.join(tasks)}, scored by the protocols of AgentTuning's open rebuild.",
+        "evaluation_framework": "agenttuning",
+        "tasks": [{"id": task, "config": task, "split": SPLIT} for task in tasks],
+    }
+    path = recipe.run_dir / REGISTRATION
+    path.write_text(yaml.safe_dump(content, sort_keys=False, width=120), encoding="utf-8")
+    return path
 
 
 def owned(name: str) -> bool:
@@ -67,18 +90,18 @@ def owned(name: str) -> bool:
     return bool(SESSION.fullmatch(name))
 
 
-def read(folder: Path) -> Index:
-    """All episodes below a folder. Raises UserError where there are none."""
+def read(folder: Path, labels: list[str]) -> Index:
+    """All episodes below `folder`/LABEL. Raises UserError where there are none."""
     whole = indexed.Index(folder)
-    for path in sorted(folder.rglob(FILE)):
+    for path in (path for label in labels for path in sorted((folder / label).rglob(FILE))):
         one = indexed.read(path)
         whole.entries += one.entries
         whole.superseded += one.superseded
         whole.unfinished += one.unfinished
     if not whole.entries:
         raise UserError(
-            f"{folder} holds no episode; there is nothing to publish; let the tuned model play first (agenttuning "
-            "eval, eval-held-in), or leave publish.hub_traces_id out"
+            f"{folder}/{labels[0]} holds no episode; there is nothing to publish; let the tuned model play first "
+            "(agenttuning eval, eval-held-in), or leave publish.hub_traces_id out"
         )
     return whole
 
@@ -106,7 +129,7 @@ def header(recipe: Recipe, folders: list[str], sessions: int) -> str:
 
     from agenttuning.hub.card import size_category
 
-    configs = [{"config_name": name, "data_files": [{"split": "test", "path": f"{name}/*.jsonl"}]} for name in folders]
+    configs = [{"config_name": name, "data_files": [{"split": SPLIT, "path": f"{name}/*.jsonl"}]} for name in folders]
     data = DatasetCardData(
         pretty_name=f"Episodes of {recipe.name}",
         language=["en"],
