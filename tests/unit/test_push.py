@@ -112,6 +112,30 @@ def test_a_dry_run_shows_every_file_and_connects_to_nothing(sent):
     assert out.rstrip().endswith("nothing was sent") and "deleted there if it is not among these" in out
 
 
+def test_in_a_dry_run_the_hubs_own_library_is_offline(world, run, monkeypatch):
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(model_folder, "stage", lambda *_, **__: HfApi().model_info("a/b"))
+    refuse_sockets(monkeypatch)
+    with pytest.raises(OfflineModeIsEnabled):
+        push(recipe_of(world, run_dir=run), dry=True, only="model")
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_the_base_of_an_export_is_looked_for_in_the_cache_alone(world, run, monkeypatch):
+    """A Hub's name for the base, and no export yet: what it lacks is told without a connection."""
+    from agenttuning import preflight
+
+    shutil.rmtree(run / "export")
+    monkeypatch.setattr(preflight, "reachable", lambda _: pytest.fail("the Hub was looked for"))
+    monkeypatch.setattr("agenttuning.export.source._check_recipe", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(run / "no-cache"))
+    refuse_sockets(monkeypatch)
+    assert "neither the cache nor the Hub" in refused(world, run, "model_name_or_path=a/base", only="model")
+
+
 def test_the_same_run_gives_the_same_bytes(world, sent, tmp_path):
     _, folder = sent
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
