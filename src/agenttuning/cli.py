@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agenttuning import arguments as words_of
+from agenttuning import hiding
 from agenttuning.errors import Stopped, UserError
 
 Arguments = argparse.Namespace
@@ -294,6 +295,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if words else 2
     if not sys.stderr.isatty():  # log lines, no bars: what libraries draw with tqdm would fill a log with their frames
         os.environ.setdefault("TQDM_DISABLE", "1")
+    hiding.in_logs()
     try:
         arguments = parse(words[0], words[1:])
         VERBS[words[0]][0](arguments)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import UserError
+from agenttuning.hiding import first_line
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
@@ -33,7 +34,7 @@ def find_model(recipe: Recipe, model: str | Path | None) -> tuple[Path, str]:
         folder = snapshot_download(asked, revision=revision, allow_patterns=[*MODEL_FILES, "*.json"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"{asked} is no folder here and the Hub did not give it ({str(error).splitlines()[0]}); nothing can be "
+            f"{asked} is no folder here and the Hub did not give it ({first_line(error)}); nothing can be "
             "judged; check the name, the network, and for gated models `hf auth login`"
         ) from None
     return Path(folder), _label(asked, own, base)

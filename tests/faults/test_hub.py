@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -199,10 +200,11 @@ def test_a_place_that_is_closed_to_the_token_is_told(hub, folder):
 @pytest.mark.parametrize("what", ["cut", "hang", "late", "truncated"])
 def test_a_broken_connection_is_made_anew(hub, folder, monkeypatch, step, what):
     monkeypatch.setitem(wire.TIMEOUTS, "read", 0.15)
-    fault = {"cut": Fault(cut=PART // 2), "hang": Fault(hang=0.4), "late": Fault(late=True),
+    fault = {"cut": Fault(cut=PART // 2), "hang": Fault(hang=20.0), "late": Fault(late=True),
              "truncated": Fault(truncate=1)}[what]  # fmt: skip
-    hub.fail = first(1, STEPS[step], fault)
+    hub.fail, begun = first(1, STEPS[step], fault), time.monotonic()
     push(folder)
+    assert time.monotonic() - begun < 20, "it waited for an answer"
     assert len(hub.uploads) - len(set(hub.uploads)) == (step == "plain content" and what == "late")
     hub.uploads = list(set(hub.uploads))
     whole(hub, folder)
@@ -300,6 +302,13 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, folder, caplog):
     )
     assert TOKEN.encode() not in hub.sent() and "503" in caplog.text
     assert "signature" not in caplog.text and TOKEN not in caplog.text
+
+
+def test_the_hubs_address_may_be_written_in_other_ways(hub, folder, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("127.0.0.1", "LocalHost") + "/")
+    assert push(folder).changed
+    whole(hub, folder)
 
 
 CHILD = """

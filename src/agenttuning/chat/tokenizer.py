@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from agenttuning.chat import words
 from agenttuning.chat.llama2 import TEMPLATE
 from agenttuning.errors import UserError
+from agenttuning.hiding import first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,8 +52,7 @@ def load_tokenizer(
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), revision=revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"no tokenizer could be loaded from {path}: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; "
+            f"no tokenizer could be loaded from {path}: {first_line(error)}; "
             "without it nothing can be encoded; give a folder or Hub id that holds tokenizer.json (gated models need "
             "`hf auth login`)"
         ) from error

@@ -8,14 +8,14 @@ asks again by itself.
 
 from __future__ import annotations
 
-import logging
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
+from agenttuning import hiding
 from agenttuning.chat.show import escape
 from agenttuning.errors import UserError
 from agenttuning.preflight import endpoint
@@ -63,7 +63,8 @@ def talk(what: str, after: str = "") -> Iterator[HfApi]:
             f"{what}: no Hub token was found (HF_TOKEN or `hf auth login`), and nothing was sent to {host}; log in "
             "with a token that may write there"
         )
-    with _client(host), _quiet_about_addresses():
+    hiding.in_logs()
+    with _client(host):
         try:
             yield HfApi(endpoint=host, token=token)
         except UserError:
@@ -145,7 +146,7 @@ def _client(host: str) -> Iterator[None]:
         own = {key: value for key, value in request.extensions.get("timeout", {}).items() if value is not None}
         request.extensions["timeout"] = TIMEOUTS | own
         # Stores and redirects are other hosts. The client sends them no token now; a later one shall not either.
-        if not f"{request.url}".startswith(f"{host}/"):
+        if _origin(f"{request.url}") != _origin(host):
             request.headers.pop("authorization", None)
 
     def has_an_end(response) -> None:
@@ -173,21 +174,9 @@ def _client(host: str) -> Iterator[None]:
         set_client_factory(before)
 
 
-class _WithoutQueries(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?...", record.getMessage()), ()
-        return True
-
-
-@contextmanager
-def _quiet_about_addresses() -> Iterator[None]:
-    """huggingface_hub logs the address of each request that it repeats; that of a store is signed: a key to write."""
-    log, hide = logging.getLogger("huggingface_hub.utils._http"), _WithoutQueries()
-    log.addFilter(hide)
-    try:
-        yield
-    finally:
-        log.removeFilter(hide)
+def _origin(address: str) -> tuple[str, str | None, int]:
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443}.get(parts.scheme, 80)
 
 
 def _reason(error: BaseException, token: str) -> str | None:

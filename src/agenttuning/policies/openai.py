@@ -189,6 +189,8 @@ class OpenAIPolicy:
                     data += chunk
                     if len(data) > self.patience.max_bytes:
                         raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
+        # a server may tell what it was sent, in an error or as a reply, which is kept
+        data = data.replace(self._key.encode(), b"[key]") if self._key else data
         if response.status_code != 200:
             return self._refused(response, bytes(data))
         completion = read_completion(bytes(data), self._hidden)
