@@ -56,7 +56,7 @@ def entry(score: float | None, n: int, metric: str = "exact_match", **more) -> d
         "group": "general", "metric": metric, "n": n, "asked": n, "lost": 0, "statuses": {"right": n}, "void": None,
         "rewards": {f"i{k}": 1.0 for k in range(3)}, "score": score, "interval": ends, "not_comparable": None,
         "backend": {"name": "transformers", "label": "in this process"},
-        "data": {"source": "openai/gsm8k", "revision": "e" * 40, "sha256": "f" * 64, "n": n},
+        "data": {"source": "openai/gsm8k on the Hub", "revision": "e" * 40, "sha256": "f" * 64, "n": n},
     } | more  # fmt: skip
 
 

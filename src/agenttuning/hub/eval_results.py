@@ -112,4 +112,4 @@ def model_index(results: Results, repository: str) -> list[EvalResult]:
 def _revision(score: Score, dataset_id: str) -> str | None:
     data = score.entry.get("data") or {}
     revision = data.get("revision")
-    return revision if data.get("source") == dataset_id and isinstance(revision, str) else None
+    return revision if dataset_id in str(data.get("source")) and isinstance(revision, str) else None
