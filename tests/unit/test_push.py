@@ -335,10 +335,12 @@ def test_without_a_token_nothing_is_begun(world, run, monkeypatch):
 def test_a_licence_that_lacks_something_is_not_passed_on(world, run):
     assert "say its Hub id: publish.base_model" in refused(world, run, "publish.base_model=null", only="model")
     assert "can't undo" in refused(world, run, "publish.licence=mit", only="model")
+    for name, said_ in (("LICENSE.txt", "licence text"), ("USE_POLICY.md", "use policy"), ("Notice.txt", "notice: no")):
+        whole = (run / "export" / name).read_bytes()
+        (run / "export" / name).unlink()
+        assert said_ in refused(world, run, only="model")
+        (run / "export" / name).write_bytes(whole)
     facts = json.loads((run / "export/export.json").read_text())
-    facts["base"]["terms"] = ["LICENSE.txt"]
-    (run / "export/export.json").write_text(json.dumps(facts))
-    assert "use policy" in refused(world, run, only="model")
     facts["base"] |= {"licence": "llama3.1", "terms": ["LICENSE.txt", "USE_POLICY.md"]}
     (run / "export/export.json").write_text(json.dumps(facts))
     assert "begins with Llama" in refused(world, run, only="model")

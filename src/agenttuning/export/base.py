@@ -57,7 +57,8 @@ class Base:
 
 def again(facts: dict[str, Any], folder: Path, publish: Publish) -> Base:
     """The base that `facts` tell of, whose licence files lie in `folder`, with what the recipe states now."""
-    terms = {name: (folder / Path(name).name).read_bytes() for name in facts["terms"]}
+    there = {name: folder / Path(name).name for name in facts["terms"]}
+    terms = {name: path.read_bytes() for name, path in there.items() if path.is_file()}
     return stated(Base(folder, **{**facts, "terms": terms}), publish)
 
 
@@ -154,6 +155,9 @@ def _lacking(base: Base) -> list[str]:
         lacking.append(f"licence text: {name} has no LICENSE file here or on the Hub; add the licensor's own to it")
     if licence is not None and licence.startswith("llama") and "policy" not in starts:
         lacking.append(f"use policy: {name} has no USE_POLICY file here or on the Hub; the licence refers to it")
+    notices = " ".join(_text(raw) for file, raw in base.terms.items() if file.lower().startswith("notice"))
+    if licence == LLAMA_2_ID and LLAMA_2_NOTICE not in " ".join(notices.split()):
+        lacking.append(f"notice: no Notice file says what the licence asks for: {LLAMA_2_NOTICE}")
     if base.hub_id is None:
         lacking.append("base model: the recipe names a local folder; say its Hub id: publish.base_model=owner/name")
     return lacking
