@@ -4,9 +4,16 @@ contamination, episodes. The names are those of agentlm-13b; the scores are writ
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import shutil
+import socket
 from pathlib import Path
+
+import pytest
+import yaml
 
 from agenttuning.scoring import comparison
 from helpers.episode_records import HOSTILE, record, said, stored
@@ -121,3 +128,68 @@ def compared(model: str) -> comparison.Comparison:
     overall = comparison.Overall("general", "tuned", 0.69, ("gsm8k", "mmlu"), 4, 0.8, (0.7, 0.9), 0.79)
     pair = comparison.Pair("tuned - base", "gsm8k", "paper@1", "tuned", "base", 1319, 10.0, (8.0, 12.0), 1e-9)
     return comparison.Comparison("agentlm-13b/sft", "13b", "2026-01-02", "0" * 40, rows, (overall,), (pair,))
+
+
+HF_TOKEN = "hf_" + "cAnArY0123456789cAnArY0123456789cA"
+API_KEY = "a-key-of-no-known-format-0123456789"
+
+
+@functools.cache
+def pushed(folder: Path) -> tuple[Path, str, Path]:
+    """A world and the dry run of everything in it, with canaries in the environment and no socket to be had, made once
+    for all modules: (world, what was printed, the folder that holds what was staged). folder: the session's.
+    """
+    world = folder / "pushed"
+    world.mkdir()
+    pushable_world(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", HF_TOKEN)
+        patch.setenv("JUDGE_API_KEY", API_KEY)
+        refuse_sockets(patch)
+        return world, dry_run(world), world / "run/hub"
+
+
+def dry_run(world: Path) -> str:
+    """What `agenttuning push --dry-run` prints."""
+    from agenttuning import cli
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = cli.main(["push", str(world / PATH), "--run-dir", str(world / "run"), *PUBLISH, "--dry-run"])
+    assert status == 0, out.getvalue()
+    return out.getvalue()
+
+
+def copied(world: Path, folder: Path) -> Path:
+    """A copy of the run, for a test that changes it."""
+    shutil.copytree(world / "run", folder / "run", ignore=shutil.ignore_patterns("checkpoints", "hub"))
+    return folder / "run"
+
+
+def refuse_sockets(patch) -> None:
+    def refuse(*_, **__):
+        raise AssertionError("a connection was tried")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        patch.setattr(socket.socket, name, refuse)
+    patch.setattr(socket, "getaddrinfo", refuse)
+    patch.setattr(socket, "create_connection", refuse)
+
+
+def refused(world: Path, run_dir: Path, *overrides: str, **options) -> str:
+    """The refusal of a dry run, by which nothing was staged."""
+    from agenttuning.errors import UserError
+    from agenttuning.hub.push import push
+
+    shutil.rmtree(run_dir / "hub", ignore_errors=True)
+    with pytest.raises(UserError) as caught:
+        push(recipe_of(world, *overrides, run_dir=run_dir), dry=True, **options)
+    left = list((run_dir / "hub").rglob("*")) if (run_dir / "hub").exists() else []
+    assert not left, left
+    return str(caught.value)
+
+
+def card(folder: Path) -> tuple[dict, str]:
+    """Header and body of a folder's README.md."""
+    _, front, body = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), body
