@@ -21,6 +21,7 @@
 ## make report-13b             write its results page
 ## make errors-13b             the paper's error figure with its own bars beside it (docs/looking.md)
 ## make export-13b             the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
+## make push-13b               model with card and scores, data, episodes, collection to the Hub; ARGS=--dry-run sends nothing
 ##
 ## NAME: 7b 13b 70b tiny, 7b-lora 7b-qlora (13b, 70b, too), ablation-agent-only (any file of recipes/ablations),
 ##       modern-qwen3-8b modern-llama-3.1-8b modern-smollm3-3b modern-qwen3-30b-a3b
@@ -81,6 +82,7 @@ eval-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   $$(call recipe,$$*) $(READY) FORCE ; $(RUN) compare $< $(ARGS)
 errors-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) errors $< $(ARGS)
 export-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) export $< $(ARGS)
+push-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) push $< $(ARGS)
 report-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
 # OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores, and those that never

@@ -7,6 +7,7 @@ script, no font, no image, and a content policy that says so to the browser.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from functools import cache
@@ -41,7 +42,7 @@ def _environment(folder: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"score": _score, "range": _range, "share": _share, "cell": cell, "words": _words}
-    environment.filters |= {"thousands": _thousands, "percent": _percent}
+    environment.filters |= {"thousands": _thousands, "percent": _percent, "json": json.dumps}
     environment.tests["value"] = lambda value: isinstance(value, Value)
     return environment
 
