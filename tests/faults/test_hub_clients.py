@@ -18,6 +18,7 @@ from helpers.tiny_run import tiny_recipe
 
 CLIENT = Path(__file__).resolve().parents[1] / "helpers" / "hub_client.py"
 PRIVATE = {"config.json": b"{}"}
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,7 +52,7 @@ def main(folder: str, cases: str) -> None:
     wire.time = _http.time = SimpleNamespace(sleep=lambda _: None)
     statuses = {}
     for name, words in json.loads(cases).items():
-        child = os.fork()
+        begun, child = time.monotonic(), os.fork()
         if child == 0:
             out = os.open(Path(folder) / f"{name}.out", os.O_WRONLY | os.O_CREAT)
             os.dup2(out, 1)
@@ -67,7 +68,8 @@ def main(folder: str, cases: str) -> None:
             os._exit(status)
         _, status, used = os.wait4(child, 0)
         statuses[name] = os.waitstatus_to_exitcode(status)
-        print(f"{name}: {used.ru_utime + used.ru_stime:.1f} s", file=sys.stderr)
+        spent = used.ru_utime + used.ru_stime
+        print(f"{name}: {spent:.1f} s of {time.monotonic() - begun:.1f}", file=sys.stderr, flush=True)
     print(json.dumps(statuses))
 
 

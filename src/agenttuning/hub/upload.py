@@ -132,7 +132,9 @@ def _committed(target: _Target, message: str) -> str:
             done=lambda: _moved(target),
         )
     except Exception as error:
-        if wire.status_of(error) not in CONFLICT or (commit := _moved(target)) is None:
+        # a conflict may be with the first try of this very commit, and the answer to the last try may be lost as well
+        unclear = wire.passes(error) or wire.status_of(error) in CONFLICT
+        if not unclear or (commit := _moved(target)) is None:
             raise
     if wrong := _differs(target, commit):
         raise UserError(
