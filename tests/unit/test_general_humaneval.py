@@ -68,7 +68,7 @@ RIGHT = [
     f"{BODY}\n```\n\nThis doubles.\n```python\nprint(f(3))\n```", f"{BODY}\n\nThis function doubles its input.",
     f"{BODY}\n\ndef g(x):\n    return x", f"{BODY}\n\nif __name__ == '__main__':\n    print(f(2))",
     "y = x * 2\nreturn y\n\nif __name__ == '__main__':\n    print(f(2))", f"{BODY}\n[/INST]",
-    f"{BODY}\n```\nor\n```python\ndef f(x): return 0\n```",
+    f"{BODY}\n\nExplanation:\n    it takes x twice\n", f"{BODY}\n```\nor\n```python\ndef f(x): return 0\n```",
     # the whole function, alone or in company
     WHOLE, f"import math\n{WHOLE}", PROMPT + BODY, f"from __future__ import annotations\n{WHOLE}",
     "f = lambda x: x * 2", WHOLE.replace("\n", "\r\n"), "def g(x):\n    return 2 * x\n\ndef f(x):\n    return g(x)",
@@ -100,7 +100,11 @@ def test_the_program_is_found_in_awkward_replies() -> None:
     assert found[len(RIGHT) :] == [False] * len(WRONG)
 
 
-@pytest.mark.parametrize("text", ["a(" + ")" * 250, "x = " * 90, "`", " " * 400 + "x", "a.b[" * 90, "\n", "a, " * 99])
+@pytest.mark.parametrize(
+    "text",
+    ["a(" + ")" * 250, "x = " * 90, "`", " " * 400 + "x", "a.b[" * 90, "\n", "a, " * 99, "a(" + ")" * 19_000 + "!"],
+    ids=lambda text: repr(text[:6]),
+)
 @pytest.mark.parametrize("joint", ["", "\n"])
 def test_a_hostile_reply_is_read_in_no_time(text, joint) -> None:
     before = time.process_time()
@@ -168,10 +172,10 @@ def judged(docs: list[dict], replies: list[list[str]]) -> list[list[str]]:
 
 
 def test_practice_items_are_what_the_tiny_model_was_taught() -> None:
-    docs = humaneval.practice(6, 0)
-    assert docs == humaneval.practice(6, 0) != humaneval.practice(6, 1) and docs[:2] == humaneval.practice(2, 0)
+    docs = humaneval.practice(4, 0)
+    assert docs == humaneval.practice(4, 0) != humaneval.practice(4, 1) and docs[:2] == humaneval.practice(2, 0)
     assert docs[0]["task_id"] == "tiny-humaneval/0" and docs == humaneval.checked(docs, "again")
-    assert judged(docs, [[doc["canonical_solution"], "    return 3\n"] for doc in docs]) == [["passed", "wrong"]] * 6
+    assert judged(docs, [[doc["canonical_solution"], "    return 3\n"] for doc in docs]) == [["passed", "wrong"]] * 4
 
 
 def test_canonical_solutions_pass_and_others_do_not() -> None:

@@ -233,8 +233,9 @@ FORGERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("level", ["as started", "no syscall filter"], indirect=True)
+@pytest.mark.parametrize("level", ["no syscall filter"], indirect=True)
 def test_no_verdict_is_forged(level) -> None:
+    """Where the walls are lowest: no forgery is stopped by them."""
     found = run_programs([program(code) for code in FORGERS])
     assert [(code[:80], verdict) for code, verdict in zip(FORGERS, found, strict=True) if verdict.passed] == []
 
@@ -328,19 +329,15 @@ def test_bombs_end(level) -> None:
     found = run_programs(
         [
             program("def f(x):\n  y = 'a' * 4_000_000_000\n  return 2 * x"),
-            program("def f(x):\n  y = [0]\n  while True: y = y + y"),
             program(flood),
             program("def f(x): return 'x' * 60_000", "def check(c):\n    for _ in range(3000): c(1)"),
-            program("def f(x):\n  while True: pass"),
-            program("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\ndef f(x):\n  while True: pass"),
             program("import os\ndef f(x):\n  while True: os.read(0, 9)"),  # eats the questions, then waits for ever
             program("import time\ndef f(x):\n  time.sleep(3600)\n  return 2 * x"),
         ],
         limits=Limits(cpu_s=1, wall_s=4.0, output_bytes=LIMITS.output_bytes),
     )
     assert not any(verdict.passed for verdict in found)
-    del found[5]  # it dies of SIGKILL, or raises what SIGXCPU has made of it
-    assert [verdict.status for verdict in found] == ["error"] * 2 + ["output"] * 2 + ["timeout"] * 3
+    assert [verdict.status for verdict in found] == ["error", "output", "output", "timeout", "timeout"]
 
 
 def test_a_value_that_hurts_the_test_is_a_wrong_answer() -> None:
@@ -413,7 +410,8 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch) -> None:
     before, started = _open_files(), []
     start = sandbox_dialogue.start
     monkeypatch.setattr(sandbox_dialogue, "start", lambda *a: started.append(start(*a)) or started[-1])
-    run_programs([program("while True: pass"), program("def f(x): return 3"), program("\0")], 2, Limits(cpu_s=1))
+    waits = "import os\ndef f(x):\n  while True: os.read(0, 9)"
+    run_programs([program(waits), program("def f(x): return 3"), program("\0")], 2, Limits(wall_s=1.0))
     assert not list(tmp_path.iterdir())
     assert _open_files() == before
     assert len(started) == 6 and all(process.returncode is not None for process in started)
