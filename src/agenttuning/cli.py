@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,7 @@ def evaluate(arguments: Arguments) -> None:
     recipe = _recipe(arguments)
     from agenttuning.evaluate import evaluate as run
 
-    run(recipe, model=arguments.model)
+    run(recipe, model=arguments.model, agent_items=arguments.items, general_items=arguments.items)
 
 
 def eval_held_in(arguments: Arguments) -> None:
@@ -231,10 +232,47 @@ def base(arguments: Arguments) -> None:
 
 
 def ablation(arguments: Arguments) -> None:
-    """train and judge the tiny ablations: agent-only, general-only, mixed"""
-    from agenttuning.miniature.ablation import ablation as run
+    """the paper's ablations of a recipe: cost first, then train, judge and compare agent-only, general-only, mixed"""
+    _ablation(arguments, ())
 
-    run(arguments.path)
+
+def eta_scan(arguments: Arguments) -> None:
+    """the same for the share of agent data, eta: 0 to 1 in steps of 0.1, or --etas"""
+    from agenttuning.ablation import ETAS
+
+    _ablation(arguments, _numbers("--etas", arguments.etas, float) or ETAS)
+
+
+def _ablation(arguments: Arguments, etas: tuple[float, ...]) -> None:
+    recipe, verbs = _recipe(arguments), {"eval": arguments.eval, "eval-held-in": arguments.eval_held_in}
+    from agenttuning.ablation import Options
+    from agenttuning.ablation import ablation as run
+
+    verbs |= {"eval-general": arguments.eval_general}
+    options = Options(
+        etas=etas,
+        seeds=_numbers("--seeds", arguments.seeds, int),
+        names=tuple(arguments.only),
+        data=_paths(arguments),
+        given={verb: _words(f"--{verb}", text) for verb, text in verbs.items() if text is not None},
+        train_only=arguments.train_only,
+        dry=arguments.dry,
+    )
+    run(recipe, options, main, parse, VERBS)
+
+
+def _numbers(option: str, text: str | None, kind: type) -> tuple:
+    try:
+        return tuple(kind(one) for one in text.split(",")) if text else ()
+    except ValueError:
+        raise UserError(f"{option} {text}: numbers with commas between them are wanted, e.g. {option} 1,0") from None
+
+
+def _words(option: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{option}={text!r}: {error}; it holds words as a shell would take them") from None
 
 
 def quickstart(arguments: Arguments) -> None:
@@ -250,7 +288,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "push-data": (push_data, words_of.takes_push),
     "plan": (plan, words_of.takes_json),
     "train": (train, words_of.takes_training),
-    "eval": (evaluate, words_of.takes_model),
+    "eval": (evaluate, words_of.takes_items),
     "eval-held-in": (eval_held_in, words_of.takes_held_in),
     "doctor": (doctor, words_of.takes_env),
     "compare": (compare, words_of.takes_recipe),
@@ -262,7 +300,8 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "decontaminate": (decontaminate, words_of.takes_against),
     "export-tools": (export_tools, words_of.takes_out),
     "base": (base, words_of.takes_path),
-    "ablation": (ablation, words_of.takes_path),
+    "ablation": (ablation, words_of.takes_ablation),
+    "eta-scan": (eta_scan, words_of.takes_etas),
     "quickstart": (quickstart, words_of.takes_path),
 }
 
