@@ -16,6 +16,7 @@
 ##                             both: ARGS='... --then eval-held-in --then compare --then push', or STEP=compare alone
 ## make eval-13b               play the tasks and take the general tests
 ## make eval-held-in-13b       play the paper's six held-in tasks; ARGS='--data db=FILE --server URL' (docs/held-in.md)
+## make eval-general-13b       MMLU, GSM8K, HumanEval, MT-Bench; ARGS='--prompts AgentTuning --protocol paper' (docs/general.md)
 ## make compare-13b            its scores beside the published ones
 ## make report-13b             write its results page
 ## make errors-13b             the paper's error figure with its own bars beside it (docs/looking.md)
@@ -78,6 +79,7 @@ train-%:     $$(call recipe,$$*) $(READY) FORCE ; $(RUN) train $< $(if $(DRY),--
 slurm-%:     $$(call recipe,$$*) $(READY) FORCE ; slurm/submit.sh $(or $(STEP),train) $< $(ARGS)
 jobs-%:      $$(call recipe,$$*) $(READY) FORCE ; jobs/submit.sh $(or $(STEP),train) $< $(ARGS)
 eval-held-in-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval-held-in $< $(ARGS)
+eval-general-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval-general $< $(ARGS)
 eval-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   $$(call recipe,$$*) $(READY) FORCE ; $(RUN) compare $< $(ARGS)
 ablation-%:  $$(call recipe,$$*) $(READY) FORCE ; $(RUN) ablation $< $(if $(DRY),--dry) $(ARGS)
@@ -88,9 +90,9 @@ report-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
 # OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores, and those that never
 # spin a third on idle cores (docs/notes/miniature.md).
-quickstart base-tiny collect-miniature ablation-tiny eta-scan-tiny train-tiny eval-tiny test: export OMP_WAIT_POLICY := PASSIVE
-quickstart base-tiny collect-miniature ablation-tiny eta-scan-tiny train-tiny eval-tiny test: export GOMP_SPINCOUNT := 3000
-quickstart base-tiny collect-miniature ablation-tiny eta-scan-tiny train-tiny eval-tiny test: export TOKENIZERS_PARALLELISM := false
+quickstart base-tiny collect-miniature ablation-tiny eta-scan-tiny train-tiny eval-tiny eval-general-tiny test: export OMP_WAIT_POLICY := PASSIVE
+quickstart base-tiny collect-miniature ablation-tiny eta-scan-tiny train-tiny eval-tiny eval-general-tiny test: export GOMP_SPINCOUNT := 3000
+quickstart base-tiny collect-miniature ablation-tiny eta-scan-tiny train-tiny eval-tiny eval-general-tiny test: export TOKENIZERS_PARALLELISM := false
 
 # Sums in one order: with several threads a resumed run equals an uninterrupted one to about 1e-7, not to the bit.
 test: export OMP_NUM_THREADS := 1

@@ -70,12 +70,28 @@ def takes_env(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def takes_held_in(parser: argparse.ArgumentParser) -> None:
+def takes_player(parser: argparse.ArgumentParser) -> None:
     takes_model(parser)
     parser.add_argument("--server", metavar="URL", help="ask an OpenAI-compatible server instead, e.g. of vLLM")
     parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
     parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
     parser.add_argument("--concurrency", type=int, metavar="N", help="requests in flight at the server (default 64)")
+
+
+def takes_general(parser: argparse.ArgumentParser) -> None:
+    takes_player(parser)
+    many = {"action": "append", "default": []}
+    parser.add_argument("--protocol", default="paper", help="paper (default), corrected or stock")
+    parser.add_argument("--backend", default="transformers", help="transformers (default) or vllm; --server is its own")
+    parser.add_argument("--task", **many, help="mmlu, gsm8k, humaneval or mt_bench (repeatable; default all)")
+    parser.add_argument("--data", **many, metavar="TASK=PATH", help="the official items (default: the Hub's)")
+    parser.add_argument("--prompts", metavar="PATH", help="a checkout of THUDM/AgentTuning, which has the paper's")
+    parser.add_argument("--items", type=int, help="at most so many items a task")
+    parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
+
+
+def takes_held_in(parser: argparse.ArgumentParser) -> None:
+    takes_player(parser)
     parser.add_argument("--protocol", default="paper-text", help="paper-text (default), paper-code or practice")
     parser.add_argument("--prompts", metavar="PATH", help="AgentInstruct's rows or a checkout of AgentBench: where "
                         "the paper's prompts are (default: AgentInstruct on the Hub)")  # fmt: skip

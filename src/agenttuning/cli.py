@@ -137,6 +137,23 @@ def eval_held_in(arguments: Arguments) -> None:
     )
 
 
+def eval_general(arguments: Arguments) -> None:
+    """ask the model the paper's general benchmarks: MMLU, GSM8K, HumanEval, MT-Bench"""
+    recipe = _recipe(arguments)
+    from agenttuning.general.evaluate import evaluate_general
+    from agenttuning.general.players import player
+
+    who = player(
+        recipe, arguments.model, server=arguments.server, served_model=arguments.served_model,
+        api_key_env=arguments.api_key_env, concurrency=arguments.concurrency, backend=arguments.backend,
+    )  # fmt: skip
+    evaluate_general(
+        recipe, who, protocol=arguments.protocol, tasks=arguments.task or None,
+        data=dict(_pairs("--data", arguments.data)), prompts=arguments.prompts, most=arguments.items,
+        out=arguments.out,
+    )  # fmt: skip
+
+
 def doctor(arguments: Arguments) -> None:
     """say which environments would run here, what is missing, and the command that supplies it"""
     from agenttuning.doctor import doctor as run
@@ -290,6 +307,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "train": (train, words_of.takes_training),
     "eval": (evaluate, words_of.takes_items),
     "eval-held-in": (eval_held_in, words_of.takes_held_in),
+    "eval-general": (eval_general, words_of.takes_general),
     "doctor": (doctor, words_of.takes_env),
     "compare": (compare, words_of.takes_recipe),
     "report": (report, words_of.takes_recipe),

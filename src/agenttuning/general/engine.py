@@ -1,0 +1,178 @@
+"""One benchmark through lm-eval: its task files, the answers, a check of every prompt, and the rewards."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from agenttuning.chat import RowError, encode, encode_prompt
+from agenttuning.errors import UserError
+from agenttuning.general import gsm8k, mmlu
+from agenttuning.general.documents import Documents
+from agenttuning.general.kept import Answers
+from agenttuning.general.lm import Asking, Lost, is_lost
+from agenttuning.general.originals import Originals
+from agenttuning.general.protocol import Rules
+from agenttuning.scoring import intervals
+
+
+def run(lm: Asking, rules: Rules, documents: Documents, originals: Originals, folder: Path, answers: Answers) -> dict:
+    """The benchmark's entry for scores.json, as far as items and answers decide it (score, interval, n, lost,
+    statuses, rewards). `folder` gets the documents, the task files, and what was asked, answered and wanted
+    (TASK.samples.jsonl).
+
+    Raises UserError where lm-eval is missing, where the sandbox does not work, and where a prompt is not the one of
+    training although the rules say so.
+    """
+    task = documents.task
+    lm.ask_by(rules, answers)
+    with tempfile.TemporaryDirectory(prefix="agenttuning-") as cache:
+        names = _write(folder, rules, documents, originals, cache)
+        samples = _evaluated(lm, rules, names, folder)
+        _write(folder, rules, documents, originals, None)  # for `lm_eval run --include_path`; the cache ends here
+    if rules.chat == "trained":
+        for sample in samples:
+            check_prompt(sample, lm, rules.system_prompt)
+    lost = {sample["doc"]["id"]: _why(sample) for sample in samples if _why(sample) is not None}
+    good = [sample for sample in samples if sample["doc"]["id"] not in lost]
+    _write_samples(folder / f"{task}.samples.jsonl", samples, lost, rules.metric)
+    rewards = _rewards(task, good, rules)
+    return entry(rewards, len(lost), rules, lost)
+
+
+def entry(rewards: dict[str, float], lost: int, rules: Rules, why: dict[str, str] | None = None) -> dict[str, Any]:
+    """score (x 100) and interval of the rewards: Wilson where all are 0 or 1, else the bootstrap; null for none."""
+    values, n = list(rewards.values()), len(rewards)
+    right = sum(value == 1.0 for value in values)
+    statuses = {"right": right, "wrong": sum(value == 0.0 for value in values)}
+    statuses["partly"] = n - sum(statuses.values())
+    found = {
+        "group": "general",
+        "metric": rules.metric,
+        "n": n,
+        "asked": n + lost,
+        "lost": lost,
+        "statuses": {
+            key: count for key, count in {**statuses, "lost": lost}.items() if count or key in ("right", "wrong")
+        },
+        "void": None,
+        "rewards": rewards,
+        "score": 100 * sum(values) / n if n else None,
+        "interval": [100 * end for end in intervals.mean_interval(values)] if n else None,
+    }
+    return {**found, "lost_to": dict(Counter((why or {}).values()).most_common(5))} if lost else found
+
+
+def _write(folder: Path, rules: Rules, documents: Documents, originals: Originals, cache: str | None) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    if documents.task == "mmlu":
+        return mmlu.write(folder, rules, documents.test, documents.examples, originals, cache)
+    if documents.task == "gsm8k":
+        return gsm8k.write(folder, rules, documents.test, documents.examples, originals, cache)
+    from agenttuning.general import humaneval
+
+    return humaneval.write(folder, rules, documents.test, cache)
+
+
+def _rewards(task: str, samples: list[dict], rules: Rules) -> dict[str, float]:
+    if task == "humaneval":
+        from agenttuning.general import humaneval
+
+        return humaneval.rewards(samples, rules)
+    return {sample["doc"]["id"]: float(sample[rules.metric]) for sample in samples}
+
+
+def _evaluated(lm: Asking, rules: Rules, names: list[str], folder: Path) -> list[dict]:
+    try:
+        import datasets
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError(
+            f"lm-eval cannot be imported ({error}); nothing could be asked; install it: pip install -e '.[eval]'"
+        ) from None
+    from agenttuning.sandbox import SandboxError
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about command lines that nobody typed
+    datasets.disable_progress_bars()
+    try:
+        results = lm_eval.simple_evaluate(
+            model=lm,
+            tasks=names,
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            apply_chat_template=rules.chat != "none",
+            fewshot_as_multiturn=True,
+            system_instruction=rules.system_prompt,
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+    except SandboxError as error:
+        raise UserError(
+            f"the sandbox does not work here ({error}); programs would be counted as wrong; repair it, or leave the "
+            "task out with --task; what was answered is kept"
+        ) from None
+    return [sample for name in names for sample in _by_document(results["samples"][name])]
+
+
+def _by_document(samples: list[dict]) -> list[dict]:
+    # lm-eval logs a sample once for each of its filters; lm-eval's own gsm8k has two, of which the first is the score
+    first = {}
+    for sample in samples:
+        first.setdefault(sample["doc"]["id"], sample)
+    return list(first.values())
+
+
+def _why(sample: dict) -> str | None:
+    """What lost a sample's answers, None where nothing did."""
+    lost = [answer for answers in sample["resps"] for answer in answers if is_lost(answer)]
+    if not lost:
+        return None
+    return lost[0].why if isinstance(lost[0], Lost) else "no likelihood came back"
+
+
+def check_prompt(sample: dict, lm: Asking, system_prompt: str | None) -> None:
+    """Raise UserError unless the ids of this sample's prompt, and of each scored choice, are those of training."""
+    for arguments in sample["arguments"]:
+        context, continuation = arguments[0], arguments[1]
+        messages = lm.rendered[context]
+        begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" else None
+        asked = messages[:-1] if begun is not None else messages
+        try:
+            wanted = encode_prompt(asked, lm.tokenizer, system_prompt)
+            scored = list(lm.tok_encode(context))
+            if begun is not None:
+                more = continuation if isinstance(continuation, str) else ""
+                answer = {"role": "assistant", "content": begun + more, "loss": True}
+                wanted = encode([*asked, answer], lm.tokenizer, "last", system_prompt).input_ids
+                scored = sum(map(list, lm._encode_pair(context, more)), []) if more else scored
+                wanted = wanted[: len(scored)]
+        except RowError as error:
+            raise UserError(f"{sample['doc']['id']}: its prompt cannot be asked as in training: {error}") from error
+        if scored != wanted:
+            raise UserError(
+                f"{sample['doc']['id']}: lm-eval asks with ids ..{scored[-12:]}, training has ..{wanted[-12:]}; the "
+                "score would be of another prompt; check the chat template and the tokenizer (chat.load_tokenizer)"
+            )
+
+
+def _write_samples(path: Path, samples: list[dict], lost: dict[str, str], metric: str) -> None:
+    rows = []
+    for sample in samples:
+        doc = sample["doc"]
+        row = {
+            "id": doc["id"],
+            "question": doc.get("question", doc.get("prompt")),
+            "wanted": sample["target"],
+            "got": sample["filtered_resps"],
+            "score": None if doc["id"] in lost else float(sample[metric]),
+        }
+        if doc["id"] in lost:
+            row["lost"] = lost[doc["id"]]
+        rows.append(row)
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,218 @@
+"""`agenttuning eval-general`: a model is asked the paper's general benchmarks, and what came out is written.
+
+<run directory>/eval/LABEL/general/PROTOCOL/BACKEND/ gets scores.json, answers.jsonl (every answer as it came) and docs/
+(items, lm-eval's task files, and what was asked, answered and wanted). A run that was ended goes on. A score bears the
+benchmark's name only over all its official items; one over practice items or a part of them says so in its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agenttuning import run_record
+from agenttuning.data.folders import alone_in
+from agenttuning.disk import needs_room
+from agenttuning.errors import UserError
+from agenttuning.general import documents as items
+from agenttuning.general import originals
+from agenttuning.general.documents import Documents
+from agenttuning.general.engine import run
+from agenttuning.general.kept import Answers
+from agenttuning.general.players import Player
+from agenttuning.general.protocol import GeneralProtocol, Rules, find
+from agenttuning.recipe.keys import nearest
+from agenttuning.scoring import scores
+from agenttuning.scoring.compare import published_lines
+from agenttuning.stopping import stoppable
+
+if TYPE_CHECKING:
+    from agenttuning.recipe import Recipe
+
+GROUP = "general"
+PRACTICE_ITEMS = 40  # a benchmark of the tiny twin; 95 % within +-15 points
+
+
+@stoppable()
+def evaluate_general(
+    recipe: Recipe,
+    player: Player,
+    *,
+    protocol: str = "paper",
+    tasks: Iterable[str] | None = None,
+    data: Mapping[str, str | Path] | None = None,
+    prompts: str | Path | None = None,
+    most: int | None = None,
+    out: str | Path | None = None,
+) -> dict:
+    """Ask the benchmarks of a protocol, print the scores and return what scores.json holds.
+
+    data: {task: official items}; without it they are read from the Hub, and for the tiny twin made here. prompts: a
+    checkout of THUDM/AgentTuning, where a protocol has the original's prompts. most: at most so many items a task.
+    Raises UserError for an unknown protocol or task, for items or prompts that cannot be read, and, when all is written
+    and printed, for tasks that lost so many items that they have no score.
+    """
+    rules = find(protocol)
+    chosen = _chosen(rules, tasks, data or {})
+    folder = Path(out) if out else recipe.run_dir / "eval" / player.label / "general" / rules.name / player.backend
+    practising = is_practice(recipe)
+    loaded = {task: _items(task, (data or {}).get(task), practising).cut(most) for task in chosen}
+    words = _prompts(rules, chosen, prompts, practising)
+    print(_announcement(rules, loaded, player, folder), flush=True)
+    found: dict[str, Any] = {}
+    with needs_room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lm = player.lm()
+        for task, documents in loaded.items():
+            entry = _asked(lm, player, rules, documents, words, folder)
+            found = _published(
+                entry, _name(documents, rules.tasks[task]), folder, rules, player.model, _notes(recipe, player)
+            )
+    print(
+        summary(found), *published_lines(recipe.name, _of_benchmark(found)), f"written: {folder}", flush=True, sep="\n"
+    )
+    if void := [name for name, entry in found["tasks"].items() if entry["void"]]:
+        raise UserError(
+            f"no score of {', '.join(void)}: too many answers were lost to infrastructure; the same command asks the "
+            "lost ones again"
+        )
+    return found
+
+
+def is_practice(recipe: Recipe) -> bool:
+    """Whether this is a recipe of the tiny twin, whose model knows the miniature's words and no others."""
+    return all(name.startswith("miniature-") for name in recipe.mixture.sources)
+
+
+def _chosen(rules: GeneralProtocol, tasks: Iterable[str] | None, data: Mapping[str, Any]) -> list[str]:
+    chosen = list(rules.tasks) if tasks is None else list(dict.fromkeys(tasks))
+    for name in [*chosen, *data]:
+        if name not in rules.tasks:
+            raise UserError(
+                f"protocol {rules.label} has no task {name!r}; it cannot be asked; {nearest(name, rules.tasks)}"
+            )
+    if idle := [name for name in data if name not in chosen]:
+        raise UserError(f"--data speaks of {idle[0]}, which is not asked; it would do nothing; leave it out")
+    return chosen
+
+
+def _items(task: str, path: str | Path | None, practising: bool) -> Documents:
+    return items.practice(task, PRACTICE_ITEMS) if path is None and practising else items.load(task, path)
+
+
+def _prompts(
+    rules: GeneralProtocol, chosen: list[str], path: str | Path | None, practising: bool
+) -> originals.Originals:
+    wanted = {task for task in chosen if rules.tasks[task].prompts == "source"}
+    if path is not None and not wanted:
+        raise UserError(f"protocol {rules.label} has prompts of its own for {', '.join(chosen)}; leave --prompts out")
+    if path is None and practising:
+        return originals.OWN
+    if path is None and wanted:
+        raise UserError(
+            f"the prompts of {', '.join(sorted(wanted))} under {rules.label} are in the authors' repository and not "
+            "ours to copy; other questions would be asked; `git clone https://github.com/THUDM/AgentTuning` and give "
+            "--prompts AgentTuning, or choose --protocol stock"
+        )
+    return originals.read(path, wanted) if wanted else originals.OWN
+
+
+def _asked(
+    lm: Any, player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path
+) -> dict:
+    task, told = documents.task, rules.tasks[documents.task]
+    answers = Answers(folder, "\0".join([player.model, player.backend, repr(told)]))
+    try:
+        entry = run(lm, told, documents, words, folder / "docs", answers)
+    finally:
+        answers.close()
+    if answers.reused:
+        print(f"{task}: {answers.reused:,} answers were kept from before", flush=True)
+    share = entry["lost"] / entry["asked"]
+    if share > rules.void_above or not entry["n"]:
+        entry |= {"void": f"{entry['lost']} of {entry['asked']} answers were lost", "score": None, "interval": None}
+    return {
+        **entry,
+        "task": task,
+        "benchmark": task,
+        "not_comparable": _why_not(documents, told, words),
+        "backend": {"name": player.backend, "label": player.says},
+        "prompts": {"source": words.source, "sha256": words.digest} if told.prompts == "source" else None,
+        "data": {
+            "source": documents.source,
+            "revision": documents.revision,
+            "sha256": documents.sha256,
+            "n": len(documents.test),
+        },
+    }
+
+
+def _why_not(documents: Documents, rules: Rules, words: originals.Originals) -> str | None:
+    if documents.practice:
+        return "practice items of our own"
+    if len(documents.test) != rules.n:
+        return f"{len(documents.test)} items, and the benchmark has {rules.n}"
+    if rules.prompts == "source" and words is originals.OWN:
+        return "asked in words of our own"
+    return rules.not_comparable
+
+
+def _name(documents: Documents, rules: Rules) -> str:
+    if documents.practice:
+        return f"tiny-{documents.task}"
+    return documents.task if len(documents.test) == rules.n else f"part-{documents.task}"
+
+
+def _of_benchmark(found: dict) -> list[str]:
+    return [name for name, entry in found["tasks"].items() if entry["not_comparable"] is None]
+
+
+def _published(entry: dict, name: str, folder: Path, rules: GeneralProtocol, model: str, notes: dict) -> dict:
+    """The folder's scores with this entry, written; what earlier runs left of the same model and rules stays."""
+    with alone_in(folder):
+        path = folder / scores.FILE
+        kept = scores.read(path) if path.exists() else {}
+        if (kept.get("model"), kept.get("protocol")) != (model, rules.label):
+            kept = {"tasks": {}}
+        tasks = {**kept["tasks"], name: entry}
+        found = {"schema": scores.SCHEMA, "model": model, "protocol": rules.label, "tasks": tasks, "groups": {}}
+        found["notes"] = notes
+        scores.write(found, folder)
+    return found
+
+
+def _notes(recipe: Recipe, player: Player) -> dict:
+    return {
+        "label": player.label,
+        "recipe": recipe.name,
+        "recipe_hash": recipe.hash,
+        "versions": {**run_record.versions(), "lm-eval": metadata.version("lm_eval")},
+        "commit": run_record.commit(recipe.root),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _announcement(rules: GeneralProtocol, loaded: dict[str, Documents], player: Player, folder: Path) -> str:
+    lines = [f"{player.model} by {rules.label}, {player.says}; into {folder}"]
+    for task, documents in loaded.items():
+        lines.append(f"{task:<10} {len(documents.test):>6} items  {documents.source}")
+    return "\n".join(lines)
+
+
+def summary(found: dict) -> str:
+    """One line a task: score with interval, n, and why a score is none to set beside the paper's."""
+    lines = []
+    for name, entry in found["tasks"].items():
+        if entry["void"] or entry["score"] is None:
+            result = f"void: {entry['void']}"
+        else:
+            low, high = entry["interval"]
+            result = f"{entry['score']:5.1f} [{low:.1f}, {high:.1f}]"
+        statuses = ", ".join(f"{key} {count}" for key, count in entry["statuses"].items())
+        lines.append(f"{name:<16} {result:<22} n={entry['n']:<6} {statuses}")
+        if entry["not_comparable"]:
+            lines.append(f"{'':<16} not beside the paper's: {entry['not_comparable']}")
+    return "\n".join(lines)

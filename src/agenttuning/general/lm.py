@@ -1,0 +1,151 @@
+"""How lm-eval reaches a model: what all backends have in common, and transformers in this process.
+
+A prompt is made here and nowhere else: in the words of the protocol (`chat`), and, for the trained format, checked
+against `chat.encode_prompt` before a score leaves the engine. One wrong space, and it is another model that is judged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from agenttuning.chat import format_of
+from agenttuning.general.kept import Answers
+from agenttuning.general.protocol import Rules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CPU_BATCH = 64  # prompts at a time on a CPU; on a GPU lm-eval finds the largest that fits
+
+
+class Lost(str):
+    """In place of an answer that infrastructure lost; it is counted and never scored."""
+
+    def __new__(cls, why: str) -> Lost:
+        lost = super().__new__(cls, "")
+        lost.why = why
+        return lost
+
+
+LOST_CHOICE = (float("nan"), False)  # the same in place of a choice's likelihood
+
+
+def fschat(messages: list[dict], bos: str) -> str:
+    """The text that fschat 0.2.31 makes of a conversation in its template llama-2, as the original sent it: nothing is
+    stripped, and a last assistant message is the beginning of the answer.
+    """
+    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    text = f"{bos}[INST] <<SYS>>\n{system}\n<</SYS>>\n\n" if system else f"{bos}[INST] "
+    for place, turn in enumerate(turns):
+        if turn["role"] == "user":
+            text += f"{turn['content']} " if place == 0 else f"[INST] {turn['content']} "
+        elif place == len(turns) - 1:
+            return f"{text}[/INST] {turn['content']}"
+        else:
+            text += f"[/INST] {turn['content']} </s><s>"
+    return f"{text}[/INST]"
+
+
+class Asking:
+    """Mixed into a class of lm-eval in front of it: the protocol's prompts, and answers that are kept.
+
+    `ask_by` must be called before a task is run. `rendered`: the messages of each prompt made since then.
+    """
+
+    rules: Rules
+    answers: Answers
+    rendered: dict[str, list[dict]]
+
+    def ask_by(self, rules: Rules, answers: Answers) -> None:
+        """Ask by these rules from now on, and keep answers there."""
+        self.rules, self.answers, self.rendered = rules, answers, {}
+        self._max_length = rules.max_prompt_tokens or self.longest()
+
+    def longest(self) -> int | None:
+        """Tokens that the model has room for; None: as the class of lm-eval finds out."""
+        return None
+
+    def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
+        """A prompt as text. lm-eval gives a last assistant message where the answer's beginning is fixed."""
+        if self.rules.chat == "fschat" and format_of(self.tokenizer) == "llama2":
+            text = fschat(chat_history, self.tokenizer.bos_token)
+        else:
+            text = self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        self.rendered[text] = chat_history
+        return text
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if self.rules.letters == "natural":
+            return super()._encode_pair(context, continuation)
+        # eval_mmlu_hf.py: tokenizer(" A")["input_ids"][-1] after the whole prompt, its last space included
+        return self.tok_encode(context), self.tok_encode(f" {continuation.strip()}", add_special_tokens=False)[-1:]
+
+    def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """lm-eval's: (log likelihood, whether greedy) of each (context, continuation)."""
+        return self._kept("loglikelihood", requests, super().loglikelihood, disable_tqdm)
+
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+        """lm-eval's: a reply to each (context, generation keywords)."""
+        return self._kept("generate_until", requests, super().generate_until, disable_tqdm)
+
+    def _kept(self, kind: str, requests: list, ask: Callable[..., list], disable_tqdm: bool) -> list:
+        keys = self.answers.keys(kind, [request.args for request in requests])
+        left = [place for place, key in enumerate(keys) if key not in self.answers.kept]
+        self.answers.reused += len(requests) - len(left)
+        found = dict.fromkeys(range(len(requests)))
+        if left:
+            # lm-eval tells of every answer as it comes; the same question asked for several samples waits for the end
+            places = {}
+            for place in left:
+                places.setdefault(repr(requests[place].args), []).append(place)
+            self.cache_hook = _Hook(lambda args, answer: self._heard(places.get(repr(tuple(args)), []), keys, answer))
+            new = ask([requests[place] for place in left], disable_tqdm=disable_tqdm or not sys.stderr.isatty())
+            for place, answer in zip(left, new, strict=True):
+                found[place] = answer
+                if not is_lost(answer):
+                    self.answers.add(keys[place], answer)
+        kept = self.answers.kept
+        return [found[place] if found[place] is not None else _as_given(kept[key]) for place, key in enumerate(keys)]
+
+    def _heard(self, places: list[int], keys: list[str], answer: Any) -> None:
+        if len(places) == 1 and not is_lost(answer):
+            self.answers.add(keys[places[0]], answer)
+
+
+class _Hook:
+    def __init__(self, heard: Callable[[tuple, Any], None]) -> None:
+        self._heard = heard
+
+    def add_partial(self, attr: str, req: tuple, res: Any) -> None:
+        self._heard(req, res)
+
+
+def is_lost(answer: Any) -> bool:
+    """Whether infrastructure lost an answer of either kind."""
+    return isinstance(answer, Lost) or (isinstance(answer, list | tuple) and answer[0] != answer[0])
+
+
+def _as_given(answer: Any) -> Any:
+    return tuple(answer) if isinstance(answer, list) else answer
+
+
+def transformers_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str | None = None):
+    """lm-eval's HFLM on a loaded model, asked as above."""
+    from lm_eval.models.huggingface import HFLM
+
+    class TransformersLM(Asking, HFLM):
+        backend_name = "transformers"
+
+        def longest(self) -> int | None:
+            return model.config.max_position_embeddings
+
+    chosen = batch_size or ("auto" if model.device.type == "cuda" else CPU_BATCH)
+    return TransformersLM(pretrained=model, tokenizer=tokenizer, batch_size=chosen)
