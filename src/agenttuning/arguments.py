@@ -159,7 +159,9 @@ def takes_ablation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry", action="store_true", help="print cost and what can be scored here, and stop")
     parser.add_argument("--only", action="append", default=[], metavar="VARIANT", help="of the table (repeatable)")
     parser.add_argument("--seeds", metavar="N,N", help="train every variant with each; default the recipe's own seed")
-    parser.add_argument("--train-only", action="store_true", help="judge nothing")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--train-only", action="store_true", help="judge nothing")
+    some.add_argument("--compare-only", action="store_true", help="train and judge nothing, compare what is there")
     for verb in ("eval-held-in", "eval-general", "eval"):
         parser.add_argument(
             f"--{verb}", metavar="WORDS",

@@ -2,10 +2,10 @@
 
     VERB RECIPE [words of VERB] [--then VERB [its words]]...
 
-`python -m agenttuning.chain CHAIN` refuses what could not run, before a machine is queued for or paid, lists the steps on
-stderr and prints them for a shell's `mapfile -d ''`: of each the number of its words, then the words. Every step is a
-command that anybody can type: it gets the recipe, and the first one's overrides and --run-dir, which decide where a run
-lies.
+`python -m agenttuning.chain CHAIN` refuses what could not run, before a machine is queued for or paid, lists the steps
+on stderr and prints them for a shell's `mapfile -d ''`: of each the number of its words, then the words. Every step is
+a command that anybody can type: it gets the recipe, and the first one's overrides and --run-dir, which decide where a
+run lies.
 """
 
 from __future__ import annotations
@@ -71,14 +71,16 @@ def _parsed(verb: str, words: list[str]):
 
 
 def check(chain: list[str], one_run: bool = False) -> list[Step]:
-    """The steps, when the recipe loads and what they write to is theirs. one_run: where only the recipe's own run folder
+    """The steps, when the recipe loads and what they write to is set. one_run: where only the recipe's own run folder
     outlives the machine. Raises UserError.
     """
     from agenttuning.recipe import load
 
     found = steps(chain)
     if one_run and (many := [step.verb for step in found if step.verb in MANY]):
-        raise UserError(f"{many[0]} writes a run for every variant, and one folder is kept of this job; run it elsewhere")
+        raise UserError(
+            f"{many[0]} writes a run for every variant, and one folder is kept of this job; run it elsewhere"
+        )
     for step in found:
         said = _parsed(step.verb, list(step.words))
         recipe = load(said.recipe, [word for word in said.overrides if "=" in word], said.run_dir)

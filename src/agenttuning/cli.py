@@ -261,11 +261,11 @@ def eta_scan(arguments: Arguments) -> None:
 
 
 def _ablation(arguments: Arguments, etas: tuple[float, ...]) -> None:
-    recipe, verbs = _recipe(arguments), {"eval": arguments.eval, "eval-held-in": arguments.eval_held_in}
+    recipe, given = _recipe(arguments), vars(arguments)
     from agenttuning.ablation import Options
     from agenttuning.ablation import ablation as run
 
-    verbs |= {"eval-general": arguments.eval_general}
+    verbs = {verb: given[verb.replace("-", "_")] for verb in ("eval", "eval-held-in", "eval-general")}
     options = Options(
         etas=etas,
         seeds=_numbers("--seeds", arguments.seeds, int),
@@ -273,6 +273,7 @@ def _ablation(arguments: Arguments, etas: tuple[float, ...]) -> None:
         data=_paths(arguments),
         given={verb: _words(f"--{verb}", text) for verb, text in verbs.items() if text is not None},
         train_only=arguments.train_only,
+        compare_only=arguments.compare_only,
         dry=arguments.dry,
     )
     run(recipe, options, main, parse, VERBS)

@@ -88,9 +88,12 @@ def test_the_ablation_trains_its_variants_from_one_base_and_the_scan_shares_them
     assert rows["agent-only"]["groups"]["general"]["score"] == pytest.approx(sum(means) / 2)
 
     # eta 1 is the ablation's agent-only, and 0.2 the main run: nothing is trained again
-    before = {path: path.stat().st_mtime_ns for path in first.glob("runs/**/model.safetensors")}
+    def trained():
+        return {path: path.stat().st_mtime_ns for path in first.glob("runs/**/model/model.safetensors")}
+
+    before = trained()
     assert main(["eta-scan", "recipes/agentlm-tiny", "--etas", "0.2,1", "--eval=--items 4"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in first.glob("runs/**/model.safetensors")} == before
+    assert trained() == before and len(before) == 2 + 4
     out = capsys.readouterr().out
     assert "left to train: 0 runs" in out and "best eta by held-out score" in out and "held-in by eta" in out
     scan = json.loads((first / "runs/agentlm-tiny/sft/results/ablation-eta.json").read_text())["rows"]

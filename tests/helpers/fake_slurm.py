@@ -1,5 +1,5 @@
-"""A Slurm of one computer: `srun` starts a task per "node" here, `scontrol` knows one host and notes a requeue, `sbatch`
-queues what `Slurm.work` then runs: in order, a requeued job again, and one whose dependency failed not at all.
+"""A Slurm of one computer: `srun` starts a task per "node" here, `scontrol` knows one host and notes a requeue, and
+`sbatch` queues what `Slurm.work` then runs: in order, a requeued job again, one whose dependency failed not at all.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ if words[0] == "sync":
         shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=lambda _, names: fnmatch.filter(names, hidden))
 """
-# In place of the interpreter: it reads a chain as the real one; `--dry` is the plan; what was asked for is noted. In the
-# job `train` goes on until told to end and saves, and a step named in FAILS ends so.
+# In place of the interpreter: it reads a chain as the real one; `--dry` is the plan; what was asked for is noted. In
+# the job `train` goes on until told to end and saves, and the step that FAILS names fails.
 PYTHON = f"""#!/bin/bash
 [ "$2" != agenttuning.chain ] || exec {sys.executable} "$@"
 verb=$3
@@ -235,7 +235,7 @@ def test_a_step_that_fails_ends_the_chain_and_the_same_command_goes_on(place, tm
     with (tmp_path / "said").open("w") as said:  # no pipe: the job's `sleep` outlives it
         assert place.job(tmp_path / "first", said, FAILS="eval-held-in").wait(timeout=60) == 2
     last = (tmp_path / "said").read_text().splitlines()[-1]
-    assert last.startswith("step eval-held-in ended with status 2; those after it did not run; the same command goes on")
+    assert last.startswith("step eval-held-in ended with status 2; those after it did not run; the same command goes")
     assert place.order() == ["train", "eval-held-in"]
     assert place.mirrored("note").read_text() == "done\n" and not place.mirrored("compare.json").exists()
     submitted(place, *WORDS, *THEN)
@@ -254,7 +254,8 @@ def test_a_step_alone_leaves_the_checkpoints_in_the_bucket(place, tmp_path):
     """An evaluation on a small machine: hundreds of GB are not fetched, and not deleted for not being there."""
     submitted(place, *WORDS)
     assert place.job(tmp_path / "first").wait(timeout=60) == 0
-    words = submitted(place, "eval-held-in", WORDS[1], "--items", "3", FLAVOR="h200", SECRETS="JUDGE_KEY", JUDGE_KEY="x")
+    variables = {"FLAVOR": "h200", "SECRETS": "JUDGE_KEY", "JUDGE_KEY": "x"}
+    words = submitted(place, "eval-held-in", WORDS[1], "--items", "3", **variables)
     assert words.count("--secrets") == 2 and "JUDGE_KEY" in words and words[words.index("--flavor") + 1] == "h200"
     assert place.job(tmp_path / "second").wait(timeout=60) == 0
     assert place.ran("eval-held-in")[-2:] == ["--items", "3"]
@@ -311,7 +312,7 @@ def test_defaults_are_eight_gpus_and_a_day(place):
         ([*WORDS, "--then", "doctor"], {}, "`agenttuning doctor` does not take"),
         ([*WORDS, "--then", "quickstart"], {}, "takes a recipe"),
         ([*WORDS, "max_setps=3"], {}, "max_steps"),
-        ([*WORDS, "publish.hub_dataset_id=null", "--then", "push-data"], {}, "publish.hub_dataset_id, which is not set"),
+        ([*WORDS, "publish.hub_dataset_id=null", "--then", "push-data"], {}, "hub_dataset_id, which is not set"),
         ([*WORDS, "--then", "push-data"], {"HF_TOKEN": "", "HF_TOKEN_PATH": "/none"}, "no Hub token was found"),
         (["ablation", WORDS[1]], {}, "one folder is kept"),
         ([], {}, "is not a file"),

@@ -64,7 +64,8 @@ printf '%s\\n' "${{@:4}}" > "$FAKE_SLURM/words.$3"
 """
 R13 = "recipes/agentlm-13b/sft.yaml"
 CHAIN = ["train", R13, WORDS[1], "publish.hub_dataset_id=me/rows", "--data", "agentinstruct=b c*.jsonl", "--then"]
-CHAIN += ["eval-held-in", "--data", "db=/my items/d 'b' $HOME.jsonl", "--then", "compare", "--then", "push-data", "--dry"]
+CHAIN += ["eval-held-in", "--data", "db=/my items/d 'b' $HOME.jsonl", "--then", "compare", "--then"]
+CHAIN += ["push-data", "--dry"]
 VERBS = ["train", "eval-held-in", "compare", "push-data"]
 
 
@@ -80,7 +81,8 @@ def slurm(tmp_path):
 
 
 def test_a_chain_is_queued_as_jobs_that_wait_for_each_other(slurm):
-    done = submit(slurm, *CHAIN, SBATCH="--nodes=2 --comment='my run'", EVAL_SBATCH="--partition=gpu", CPU_SBATCH="--qos=c")
+    options = {"SBATCH": "--nodes=2 --comment='my run'", "EVAL_SBATCH": "--partition=gpu", "CPU_SBATCH": "--qos=c"}
+    done = submit(slurm, *CHAIN, **options)
     assert done.returncode == 0, done.stderr
     assert "cancel: scancel 101 102 103 104" in done.stdout and "job 102: eval-held-in" in done.stdout
     train, judge, compare, push = slurm.queue

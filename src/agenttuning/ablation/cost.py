@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,6 @@ from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
 from agenttuning.scoring.compare import table
 from agenttuning.training.checkpoints import sealed
-
-NOT_COUNTED = "training alone: what the evaluations take is not counted"
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def state(recipe: Recipe) -> str:
 
 
 def finished(recipe: Recipe) -> bool:
-    """Whether train.json and the model are those of this recipe. The rows are not compared, which takes reading them."""
+    """Whether train.json and the model are those of this recipe. The rows are not compared: that takes reading them."""
     try:
         record = json.loads((recipe.run_dir / "train.json").read_text(encoding="utf-8"))
         same = [record["recipe_hash"], record["started_from"]] == [recipe.hash, run_record.started_from(recipe)]
@@ -72,7 +71,25 @@ def page(found: list[Cost]) -> str:
     able = [one for one in single if not one.variant.lacks]
     rows += [_sum("in all", able), _sum("left to train", [one for one in able if one.left])]
     head = f"{found[0].plan.recipe}: hours on {machine}, estimates (`agenttuning plan` says how)"
-    return "\n".join([head, "", *table(rows), "", NOT_COUNTED])
+    return "\n".join([head, "", *table(rows)])
+
+
+def evaluation(main: Recipe, tasks: list[str], found: list[Cost]) -> str:
+    """What judging every run takes, beside the training; for the paper's tasks alone, the twin's take minutes."""
+    if importlib.util.find_spec("agenttuning.plan.evaluation") is None:
+        return "the table is of training alone: what the evaluations take is not counted"
+    from agenttuning.plan.evaluation import jobs
+
+    runs = len({one.plan.run_dir for one in found if not one.variant.lacks})
+    each = jobs(main, "tuned", tasks)
+    if not each or any(job.hours is None for job in each):
+        return "the table is of training alone; what the evaluations take is not known"
+    gpu_hours, usd = sum(job.hours * job.gpus for job in each), [job.usd for job in each]
+    price = "" if None in usd else f", {_dollars(runs * sum(usd))}"
+    return (
+        f"the table is of training alone; judging takes {gpu_hours:.1f} GPU-hours a run, {runs * gpu_hours:.1f} for "
+        f"{runs} runs{price} (reckoned, not measured): {', '.join(tasks)}"
+    )
 
 
 def _sum(name: str, runs: list[Cost]) -> list[str]:

@@ -15,19 +15,23 @@ from agenttuning import protocols, stages
 from agenttuning.environments import HELD_IN, benchmark_items, held_in
 from agenttuning.errors import UserError
 from agenttuning.recipe import Recipe
+from agenttuning.recipe.keys import nearest
 from agenttuning.suites import suite_for
 
 Parse = Callable[[str, list[str]], argparse.Namespace]
 # Options that name one model or one place: every variant would be judged by it, or written over by the next.
 OF_ONE = ("model", "server", "served_model", "out", "run_dir")
-GENERAL_PROTOCOL = ["--protocol", "paper"]  # the one whose scores may stand beside the paper's
+PAPER = "paper"  # the general protocol whose scores may stand beside the paper's
 
 
 @dataclass(frozen=True)
 class Judging:
-    """verbs: {verb: the words it gets besides the recipe's}, in the order in which they run; lines: what was found."""
+    """verbs: {verb: the words it gets besides the recipe's}, in the order in which they run; tasks: those of the paper
+    that are scored; lines: what was found, for the user.
+    """
 
     verbs: dict[str, list[str]] = field(default_factory=dict)
+    tasks: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
     @property
@@ -55,10 +59,12 @@ def judging(main: Recipe, given: Mapping[str, list[str]], parse: Parse, known: M
             continue
         words = given.get(verb, [])
         said = _parsed(verb, main, words, parse)
-        found = {"eval": _suite, "eval-held-in": _held_in, "eval-general": _general}[verb](main, words, said)
-        made.lines.extend(f"{verb}: {line}" for line in found[1])
-        if found[0] is not None:
-            made.verbs[verb] = found[0]
+        found = {"eval": _suite, "eval-held-in": _held_in, "eval-general": _general}[verb](main, said)
+        lines, tasks, more = found
+        made.lines.extend(f"{verb}: {line}" for line in lines)
+        made.tasks.extend(tasks)
+        if tasks:
+            made.verbs[verb] = [*words, *more]
     return made
 
 
@@ -88,31 +94,35 @@ def _parsed(verb: str, main: Recipe, words: list[str], parse: Parse) -> argparse
     return said
 
 
-Found = tuple[list[str] | None, list[str]]
+Found = tuple[list[str], list[str], list[str]]  # lines for the user, tasks that are scored, words to add to the user's
 
 
-def _suite(main: Recipe, words: list[str], said: argparse.Namespace) -> Found:
+def _suite(main: Recipe, said: argparse.Namespace) -> Found:
     suite = suite_for(main)
-    return words, [f"{suite.label}: {', '.join(suite.tasks)}"]
+    return [f"{suite.label}: {', '.join(suite.tasks)}"], suite.tasks, []
 
 
-def _held_in(main: Recipe, words: list[str], said: argparse.Namespace) -> Found:
+def _held_in(main: Recipe, said: argparse.Namespace) -> Found:
     """The tasks whose benchmark is here are played; the others' practice items would be played for no score."""
     rules = protocols.find(said.protocol)
     data = dict(pair.split("=", 1) for pair in said.data if "=" in pair)
     env = [pair.partition("=") for pair in said.env]
-    ready, lines = [], []
-    for task in said.task or list(HELD_IN):
+    whys = {}
+    for task in said.task or HELD_IN:
         options = {name.partition(".")[2]: value for name, _, value in env if name.partition(".")[0] == task}
-        why = _not_ready(task, data, said, rules, options)
-        lines.append(f"{task}: {why or 'ready'}")
-        ready += [] if why else [task]
+        whys[task] = _not_ready(task, data, said, rules, options)
+    return _found("eval-held-in", whys, bool(said.task), "--data TASK=PATH ...' (docs/held-in.md)")
+
+
+def _found(verb: str, whys: dict[str, str], named: bool, how: str) -> Found:
+    """whys: {task: why it cannot be scored here, or ""}; named: whether the user asked for these tasks by name."""
+    ready = [task for task, why in whys.items() if not why]
+    lines = [f"{task}: {why or 'ready'}" for task, why in whys.items()]
+    if named and len(ready) < len(whys):
+        raise UserError(f"--{verb} asks for what cannot be scored here: {'; '.join(lines)}; nothing was started")
     if not ready:
-        return None, [*lines, "no task can be scored here: --eval-held-in='--data TASK=PATH ...' (docs/held-in.md)"]
-    kept = [] if said.task else [word for task in ready for word in ("--task", task)]
-    if said.task and (idle := [task for task in said.task if task not in ready]):
-        raise UserError(f"--eval-held-in asks for {idle[0]}, which cannot be scored here: {'; '.join(lines)}")
-    return [*words, *kept], lines
+        return [*lines, f"nothing of it can be scored here: --{verb}='{how}"], [], []
+    return lines, ready, [] if named else [word for task in ready for word in ("--task", task)]
 
 
 def _not_ready(
@@ -147,10 +157,25 @@ def _not_ready(
     return ""
 
 
-def _general(main: Recipe, words: list[str], said: argparse.Namespace) -> Found:
-    spoken = [] if any(word.split("=")[0] == "--protocol" for word in words) else GENERAL_PROTOCOL
-    missing = [path for _, _, path in (pair.partition("=") for pair in getattr(said, "data", [])) if path]
-    if gone := [path for path in missing if not Path(path).exists()]:
-        raise UserError(f"--eval-general is to read {gone[0]}, which does not exist; nothing was started")
-    shown = " ".join([*spoken, *words])
-    return [*spoken, *words], [f"{shown}; what no --data names comes from the Hub"]
+def _general(main: Recipe, said: argparse.Namespace) -> Found:
+    """What has its prompts here; items that no --data names come from the Hub, which is not asked now."""
+    from agenttuning.general.protocol import find
+
+    rules, data = find(said.protocol), dict(pair.split("=", 1) for pair in said.data if "=" in pair)
+    whys = {}
+    for task in said.task or rules.tasks:
+        if task not in rules.tasks:
+            raise UserError(f"protocol {rules.label} has no task {task!r}; {nearest(task, rules.tasks)}")
+        told, why = rules.tasks[task], ""
+        if task in data and not Path(data[task]).exists():
+            why = f"not scored, --data {task}={data[task]} does not exist"
+        elif said.protocol != PAPER:
+            why = f"not scored, {rules.label} is not the paper's protocol"
+        elif told.prompts == "source" and not (said.prompts and Path(said.prompts).is_dir()):
+            why = "not scored, no prompts: --prompts AgentTuning, a checkout of THUDM/AgentTuning"
+        elif task == "mt_bench" and not getattr(said, "judge", None):
+            why = "not scored, no judge: --judge URL"
+        elif said.items is not None and said.items < told.n:
+            why = f"not scored, {said.items} items, and the benchmark has {told.n}"
+        whys[task] = why
+    return _found("eval-general", whys, bool(said.task), "--prompts AgentTuning ...' (docs/general.md)")

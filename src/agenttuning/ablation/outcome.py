@@ -151,8 +151,9 @@ def _base_row(main: Recipe, base: Scored) -> dict:
     if size:
         overalls = published.load().overalls
         told = {g: {"value": overalls[g][f"llama-2-{size}-chat"], "verified": True} for g in published.GROUPS}
-    empty = {"eta": None, "realised_eta": None, "sources": {}, "seeds": [], "run_dirs": [str(main.run_dir)], "lacks": ""}
-    return {"name": BASE, "recipe": main.name, **empty, "groups": base.groups, "differences": {}, "published": told}
+    row = {"name": BASE, "recipe": main.name, "eta": None, "realised_eta": None, "sources": {}, "seeds": []}
+    row |= {"run_dirs": [str(main.run_dir)], "lacks": "", "groups": base.groups, "differences": {}}
+    return row | {"published": told}
 
 
 def over_seeds(scored: list[Scored], group: str) -> Number | None:

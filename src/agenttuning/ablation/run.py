@@ -20,6 +20,12 @@ from agenttuning.stopping import stoppable
 
 UNITS = {True: ("mean scores x 100 over the tasks of a group", 1), False: ("overall scores of the paper", 2)}
 
+HOPELESS = (
+    "nothing of this can be scored here (above), so days of training would end in no comparison; give what the "
+    "evaluations lack, or train alone with --train-only: each run can be judged by itself, e.g. behind a server, and "
+    "--compare-only puts together what is there"
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -33,6 +39,7 @@ class Options:
     data: Mapping[str, Path] = field(default_factory=dict)
     given: Mapping[str, list[str]] = field(default_factory=dict)
     train_only: bool = False
+    compare_only: bool = False
     dry: bool = False
 
 
@@ -52,26 +59,25 @@ def ablation(
     _check_names(options, [one for found in wanted.values() for one in found])
     every = [one for found in runs.values() for one in found]
     _check_data(options.data, every)
-    print(cost.page(cost.costs(every, options.data)), flush=True)
+    if options.compare_only:
+        return {kind: _compared(main, kind, found, judging.has_suite(main)) for kind, found in runs.items()}
+    planned = cost.costs(every, options.data)
+    print(cost.page(planned), flush=True)
     judge = judging.Judging() if options.train_only else judging.judging(main, options.given, parse, known)
-    print(*["", *judge.lines], sep="\n", flush=True)
+    print("", cost.evaluation(main, judge.tasks, planned), "", *judge.lines, sep="\n", flush=True)
     hopeless = not judge.verbs and not options.train_only
-    why = (
-        "nothing of this can be scored here (above), so days of training would end in no comparison; give what the "
-        "evaluations lack, or train alone with --train-only"
-    )
     if options.dry:
-        print(*[why] * hopeless, sep="\n", flush=True)
+        print(*[HOPELESS] * hopeless, sep="\n", flush=True)
         return {}
     if hopeless:
-        raise UserError(why)
+        raise UserError(HOPELESS)
     failed = _make(main, every, options, judge, here)
-    found = {kind: _compared(main, kind, runs[kind], judge) for kind in runs} if judge.verbs else {}
+    found = {kind: _compared(main, kind, runs[kind], judge.suite) for kind in runs} if judge.verbs else {}
     if failed:
         lines = "".join(f"\n  {name}: {what}" for name, what in failed.items())
         raise UserError(
-            f"{len(failed)} of {len({one.recipe.run_dir for one in every})} runs are not complete; what they said stands "
-            f"above; the same command goes on with them alone. What failed:{lines}"
+            f"{len(failed)} of {len({one.recipe.run_dir for one in every})} runs are not complete; what they said "
+            f"stands above; the same command goes on with them alone. What failed:{lines}"
         )
     return found
 
@@ -129,7 +135,10 @@ def _make_one(one: Variant, options: Options, judge: judging.Judging, here: step
     recipe = one.recipe
     # in this process `train` itself sees, in seconds, whether everything is as it was, its rows included
     if steps.apart(recipe) and cost.finished(recipe):
-        print("trained already, from this very recipe; `agenttuning train ... --resume never` trains it again", flush=True)
+        print(
+            "trained already by this very recipe; to train it again: `agenttuning train` with --resume never",
+            flush=True,
+        )
     else:
         what = steps.words("train", recipe, steps.data_words(recipe, options.data))
         if not steps.run(what, recipe, here):
@@ -141,15 +150,15 @@ def _make_one(one: Variant, options: Options, judge: judging.Judging, here: step
     return steps.command(steps.words(worked[0], recipe, judge.verbs.get(worked[0]))) if worked else None
 
 
-def _compared(main: Recipe, kind: str, runs: list[Variant], judge: judging.Judging) -> list[dict]:
+def _compared(main: Recipe, kind: str, runs: list[Variant], suite: bool) -> list[dict]:
     """Read, print and write one kind of ablation; its rows."""
-    if judge.suite:
+    if suite:
         scored = [(one, outcome.of_suite(one.recipe.run_dir / "eval" / "tuned")) for one in runs]
         base = outcome.of_suite(main.run_dir / "eval" / "base")
     else:
         scored = [(one, outcome.of_paper(one.recipe.run_dir)) for one in runs]
         base = outcome.of_paper(main.run_dir, "base")
-    rows, (unit, digits) = outcome.rows(scored, kind, main, base), UNITS[judge.suite]
+    rows, (unit, digits) = outcome.rows(scored, kind, main, base), UNITS[suite]
     made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": run_record.commit(main.root)}
     path = outcome.write(main.run_dir, kind, {"recipe": main.name, "unit": unit, "rows": rows, **made})
     print(f"\n{main.name}, {kind}: {text.page(kind, rows, unit, digits, outcome.REFERENCE.get(kind))}")

@@ -91,7 +91,9 @@ def curve(rows: list[dict], digits: int) -> list[str]:
             continue
         scale = BAR / max([*values.values(), 1e-9])
         lines.append(f"{title} by eta")
-        lines += [f"  {eta:<5g}{v:>8.{digits}f}  {'#' * round(scale * v)}".rstrip() for eta, v in sorted(values.items())]
+        lines += [
+            f"  {eta:<5g}{v:>8.{digits}f}  {'#' * round(scale * v)}".rstrip() for eta, v in sorted(values.items())
+        ]
     return [*lines, "", best(rows, digits)]
 
 

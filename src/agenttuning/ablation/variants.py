@@ -38,18 +38,13 @@ def kinds(main: Recipe, data: Mapping[str, Path]) -> dict[str, dict[str, dict[st
     the recipe is the paper's 7B, which it was published for, or the rows are given.
     """
     eta = agent_share(main)
-    found = {
-        "mixture": {
-            AGENT_ONLY: with_eta(main, 1.0),
-            GENERAL_ONLY: with_eta(main, 0.0),
-            MIXED: dict(main.mixture.sources),
-        }
-    }
     if not 0 < eta < 1:
         raise UserError(
             f"{main.name} is trained on {'agent' if eta else 'general'} data alone, so there is nothing to leave out; "
             "name a recipe of both, e.g. recipes/agentlm-13b/sft.yaml"
         )
+    parts = {AGENT_ONLY: with_eta(main, 1.0), GENERAL_ONLY: with_eta(main, 0.0), MIXED: dict(main.mixture.sources)}
+    found = {"mixture": parts}
     other = {UNFILTERED.get(name, name): source for name, source in main.mixture.sources.items()}
     if other.keys() != main.mixture.sources.keys() and (main.name.startswith("agentlm-7b/") or other.keys() & data):
         found["filtering"] = {"unfiltered": other, "filtered": dict(main.mixture.sources)}
@@ -109,7 +104,9 @@ def variants(main: Recipe, sources: Mapping[str, Mapping[str, Source]], seeds: I
             words += [] if seed is None else [f"seed={seed}", f"mixture.seed={seed}"]
             eta = round(sum(s.share for n, s in mixture.items() if load_card(n, cards).format == AGENT_FORMAT), 9)
             folder = name if set(UNFILTERED.values()) & mixture.keys() else label(eta)
-            one, own = load(main.path, words), _root(main) / (folder if seed is None else f"{folder}-seed-{seed}")
+            own_seed = seed is None or main.values["seed"] == main.mixture.seed == seed
+            own = _root(main) / (folder if own_seed else f"{folder}-seed-{seed}")
+            one = load(main.path, words)
             one = replace(one, run_dir_override=places.get(one.hash, own))
             made.append(Variant(name, one, eta, one.values["seed"]))
     return made
