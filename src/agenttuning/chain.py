@@ -21,7 +21,8 @@ from agenttuning.chat.show import escape
 from agenttuning.errors import UserError
 
 THEN = "--then"
-WRITES = {"push": "hub_model_id", "push-data": "hub_dataset_id"}  # verbs that write to the Hub, and where to
+# Verbs that write to the Hub, and the keys of `publish` of which one at least must say where to.
+WRITES = {"push": ("hub_model_id", "hub_dataset_id", "hub_traces_id"), "push-data": ("hub_dataset_id",)}
 MANY = ("ablation", "eta-scan")  # verbs that write several runs
 ANSWER_SECONDS = 10.0  # for the Hub to say whose the token is
 
@@ -84,11 +85,11 @@ def check(chain: list[str], one_run: bool = False) -> list[Step]:
     for step in found:
         said = _parsed(step.verb, list(step.words))
         recipe = load(said.recipe, [word for word in said.overrides if "=" in word], said.run_dir)
-        key = WRITES.get(step.verb)
-        if key is None or getattr(said, "dry", False):
+        keys = WRITES.get(step.verb, ())
+        if not keys or getattr(said, "dry", False):
             continue
-        if not getattr(recipe.publish, key):
-            raise UserError(f"{step.verb} is to write to publish.{key}, which is not set; add publish.{key}=owner/name")
+        if not any(getattr(recipe.publish, key, None) for key in keys):
+            raise UserError(f"{step.verb} has nowhere to write to; add publish.{keys[0]}=owner/name")
         print(may_write(), file=sys.stderr, flush=True)
     return found
 

@@ -249,7 +249,7 @@ def base(arguments: Arguments) -> None:
 
 
 def ablation(arguments: Arguments) -> None:
-    """the paper's ablations of a recipe: cost first, then train, judge and compare agent-only, general-only, mixed"""
+    """the paper's ablations of a recipe, cost first: train, judge, compare agent-only, general-only, mixed"""
     _ablation(arguments, ())
 
 

@@ -98,6 +98,17 @@ def test_a_variant_that_is_a_file_lies_where_its_own_command_puts_it():
     assert [str(one.recipe.run_dir) for one in elsewhere] == places
 
 
+def test_the_twins_records_are_those_that_its_published_table_was_made_from():
+    """25 minutes of three seeds are not trained here: the same records give the same weights."""
+    main = main_recipe("tiny")
+    files = {"agent-only": "ablations/tiny-agent-only.yaml", "general-only": "ablations/tiny-general-only.yaml"}
+    found = variants(main, kinds(main, {})["mixture"], (42, 43, 44))
+    assert [one.name for one in found[:3]] == ["agent-only", "general-only", "mixed"] and len(found) == 9
+    for one in found:
+        file = f"recipes/{files.get(one.name, 'agentlm-tiny/sft.yaml')}"
+        assert one.recipe.hash == recipe.load(file, [f"seed={one.seed}", f"mixture.seed={one.seed}"]).hash
+
+
 def test_filtering_is_the_7bs_or_of_who_has_the_rows(tmp_path):
     assert "filtering" not in kinds(main_recipe("13b"), {})
     assert "filtering" in kinds(main_recipe("13b"), {"agentinstruct-unfiltered": tmp_path})
@@ -121,8 +132,9 @@ def test_the_table_adds_up_and_counts_what_is_there(tmp_path):
     main = main_recipe("13b", run_dir=tmp_path / "sft")
     runs = variants(main, kinds(main, {})["mixture"], None)
     finish(runs[0].recipe)
-    (runs[1].recipe.run_dir / "checkpoints" / "checkpoint-250").mkdir(parents=True)
-    (runs[1].recipe.run_dir / "checkpoints" / "checkpoint-250" / "manifest.json").write_text('{"files": {}, "recipe": {}}')
+    checkpoint = runs[1].recipe.run_dir / "checkpoints" / "checkpoint-250"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text('{"files": {}, "recipe": {}}')
     finish(runs[2].recipe, recipe_hash="another")
     found = cost.costs([*runs, runs[2]], {})
     assert [one.state for one in found[:3]] == ["finished", "begun (checkpoint-250)", ""]

@@ -312,7 +312,7 @@ def test_defaults_are_eight_gpus_and_a_day(place):
         ([*WORDS, "--then", "doctor"], {}, "`agenttuning doctor` does not take"),
         ([*WORDS, "--then", "quickstart"], {}, "takes a recipe"),
         ([*WORDS, "max_setps=3"], {}, "max_steps"),
-        ([*WORDS, "publish.hub_dataset_id=null", "--then", "push-data"], {}, "hub_dataset_id, which is not set"),
+        ([*WORDS, "publish.hub_dataset_id=null", "--then", "push-data"], {}, "add publish.hub_dataset_id=owner/name"),
         ([*WORDS, "--then", "push-data"], {"HF_TOKEN": "", "HF_TOKEN_PATH": "/none"}, "no Hub token was found"),
         (["ablation", WORDS[1]], {}, "one folder is kept"),
         ([], {}, "is not a file"),

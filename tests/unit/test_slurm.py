@@ -134,7 +134,7 @@ def test_a_step_alone(slurm):
     [
         (["train", "recipes/none.yaml"], "There is no recipe"),
         ([*CHAIN, "--then", "compair"], "did you mean `compare`?"),
-        ([*CHAIN[:3], "--then", "push-data"], "publish.hub_dataset_id, which is not set"),
+        ([*CHAIN[:3], "--then", "push-data"], "add publish.hub_dataset_id=owner/name"),
         ([*CHAIN, f"hub_token=hf_{'a' * 32}"], "looks like a token"),
     ],
 )
