@@ -43,6 +43,18 @@ class Completion:
     counts: dict[str, int]
 
 
+def read_object(data: bytes, hide: Callable[[str], str] = str) -> dict:
+    """A JSON object. Raises Again for bytes that are none, which says what `hide` makes of them."""
+    text, _ = _decoded(data)
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise Again(f"an answer that is no JSON object: {_shortened(hide(text))}")
+    return answer
+
+
 def read_completion(data: bytes, hide: Callable[[str], str] = str) -> Completion:
     """The reply of a chat completion. Raises Again for bytes that are none, which says what `hide` makes of them."""
     if not data.strip():

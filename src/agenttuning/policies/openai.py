@@ -13,16 +13,17 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from agenttuning.errors import UserError
 from agenttuning.policies import ContextLimit, GaveUp, Turn
-from agenttuning.policies.answers import Again, overflow_of, read_completion, retry_after, said
+from agenttuning.policies.answers import Again, overflow_of, read_completion, read_object, retry_after, said
 
 log = logging.getLogger(__name__)
 ENDS_THE_RUN = {401: "the key is missing or wrong", 403: "the key may not use it", 404: "no such path or model"}
@@ -134,11 +135,30 @@ class OpenAIPolicy:
 
     async def ask(self, turn: Turn) -> str | ContextLimit:
         """One reply. Raises GaveUp for what stays broken, UserError for what would be so for every turn."""
-        body = json.dumps(self.payload(turn)).encode("ascii")
+        return await self._patiently("/chat/completions", self.payload(turn), self._reply)
+
+    async def post(self, path: str, payload: dict) -> dict | ContextLimit:
+        """The JSON object that `base_url` + `path` answers to `payload`, as patiently as `ask` and with what it
+        raises. For what is no conversation: /completions.
+        """
+        return await self._patiently(path, payload, self._object)
+
+    async def context(self) -> int | None:
+        """Tokens that prompt and reply may have together, where the server says so at /models (vLLM: max_model_len)."""
+        with self._client() as client:
+            try:
+                listed = (await client.get(f"{self.base_url}/models")).json()["data"]
+                found = next(one.get("max_model_len") for one in listed if one["id"] == self.model)
+            except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+                return None
+        return found if isinstance(found, int) and found > 0 else None
+
+    async def _patiently(self, path: str, payload: dict, read: Callable[[bytes], Any]) -> Any:
+        body = json.dumps(payload).encode("ascii")
         patience, begun, there = self.patience, time.monotonic(), False
         for attempt in range(patience.retries + 1):
             try:
-                return await self._ask(body)
+                return await self._ask(path, body, read)
             except (Again, httpx.TransportError, TimeoutError) as error:
                 there = there or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 reason = self._hidden(str(error) or type(error).__name__)
@@ -176,8 +196,8 @@ class OpenAIPolicy:
             asked["top_p"] = 1.0
         return asked
 
-    async def _ask(self, body: bytes) -> str | ContextLimit:
-        url, headers = f"{self.base_url}/chat/completions", {"Content-Type": "application/json"}
+    async def _ask(self, path: str, body: bytes, read: Callable[[bytes], Any]) -> Any:
+        url, headers = f"{self.base_url}{path}", {"Content-Type": "application/json"}
         data = bytearray()
         with self._client() as client:
             async with (
@@ -191,7 +211,13 @@ class OpenAIPolicy:
                         raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
         if response.status_code != 200:
             return self._refused(response, bytes(data))
-        completion = read_completion(bytes(data), self._hidden)
+        return read(bytes(data))
+
+    def _object(self, data: bytes) -> dict:
+        return read_object(data, self._hidden)
+
+    def _reply(self, data: bytes) -> str:
+        completion = read_completion(data, self._hidden)
         self.counts.update(completion.counts)
         # vLLM shows the blank that Llama's first token begins with; TGI, which the paper used, and `decode` do not
         return completion.text.removeprefix(" ")
