@@ -17,7 +17,8 @@
 ## make eval-13b               play the tasks and take the general tests
 ## make eval-held-in-13b       play the paper's six held-in tasks; ARGS='--data db=FILE --server URL' (docs/held-in.md)
 ## make eval-general-13b       MMLU, GSM8K, HumanEval, MT-Bench; ARGS='--prompts AgentTuning --protocol paper' (docs/general.md)
-## make compare-13b            its scores beside the published ones
+## make eval-released-13b      both evaluations on the authors' own weights, before anybody trains (docs/comparison.md)
+## make compare-13b            verdicts: its scores beside the published ones; ARGS='--results FOLDER' adds other results
 ## make report-13b             write its results page
 ## make errors-13b             the paper's error figure with its own bars beside it (docs/looking.md)
 ## make export-13b             the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
@@ -80,6 +81,7 @@ slurm-%:     $$(call recipe,$$*) $(READY) FORCE ; slurm/submit.sh $(or $(STEP),t
 jobs-%:      $$(call recipe,$$*) $(READY) FORCE ; jobs/submit.sh $(or $(STEP),train) $< $(ARGS)
 eval-held-in-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval-held-in $< $(ARGS)
 eval-general-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval-general $< $(ARGS)
+eval-released-%: $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval-released $< $(ARGS)
 eval-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eval $< $(ARGS)
 compare-%:   $$(call recipe,$$*) $(READY) FORCE ; $(RUN) compare $< $(ARGS)
 ablation-%:  $$(call recipe,$$*) $(READY) FORCE ; $(RUN) ablation $< $(if $(DRY),--dry) $(ARGS)

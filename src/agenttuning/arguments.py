@@ -81,11 +81,15 @@ def takes_player(parser: argparse.ArgumentParser) -> None:
 def takes_general(parser: argparse.ArgumentParser) -> None:
     takes_player(parser)
     many = {"action": "append", "default": []}
-    parser.add_argument("--protocol", default="paper", help="paper (default), corrected or stock")
+    parser.add_argument("--protocol", default="paper", help="paper (default), corrected, stock or sampled")
     parser.add_argument("--backend", default="transformers", help="transformers (default) or vllm; --server is its own")
     parser.add_argument("--task", **many, help="mmlu, gsm8k, humaneval or mt_bench (repeatable; default all)")
     parser.add_argument("--data", **many, metavar="TASK=PATH", help="the official items (default: the Hub's)")
     parser.add_argument("--prompts", metavar="PATH", help="a checkout of THUDM/AgentTuning, which has the paper's")
+    parser.add_argument("--judge", metavar="URL", help="an OpenAI-compatible server that grades mt_bench")
+    parser.add_argument("--judge-model", metavar="NAME", help="the judge's name there, e.g. gpt-4-0613")
+    parser.add_argument("--judge-key-env", metavar="NAME", help="the environment variable with the judge's key")
+    parser.add_argument("--judgings", type=int, metavar="K", help="times that each answer is judged (default 3)")
     parser.add_argument("--items", type=int, help="at most so many items a task")
     parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
 
@@ -102,6 +106,35 @@ def takes_held_in(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, help="at most so many items a task")
     parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
     takes_env(parser)
+
+
+def takes_released(parser: argparse.ArgumentParser) -> None:
+    """All that the two evaluations take, but the protocol, which is the paper's, and the folder."""
+    said = {
+        "model": "a local copy of the released weights, or another Hub id (default: evaluation/released.yaml)",
+        "task": "a held-in or a general task (repeatable; default all ten)",
+        "prompts": "a checkout of THUDM/AgentTuning, which has all of the paper's prompts",
+        "backend": "TASK=NAME of a held-in task (repeatable); transformers (default) or vllm for the general ones",
+    }
+    taken = {action.dest for action in parser._actions}
+    for takes in (takes_held_in, takes_general):
+        other = argparse.ArgumentParser(add_help=False)
+        takes(other)
+        for action in other._actions:
+            if action.dest not in taken | {"protocol", "out"}:
+                taken.add(action.dest)
+                action.help = said.get(action.dest, action.help)
+                parser._add_action(action)
+
+
+def takes_comparison(parser: argparse.ArgumentParser) -> None:
+    takes_recipe(parser)
+    parser.add_argument(
+        "--results", nargs="+", default=[], metavar="FOLDER",
+        help="results from elsewhere, too: a run's folder, its eval folder, or SIDE=FOLDER (base, tuned, released) "
+        "as in tuned=runs/agentlm-13b/sft/eval/served-agentlm-13b",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the JSON that is written, not the text")
 
 
 def takes_export(parser: argparse.ArgumentParser) -> None:

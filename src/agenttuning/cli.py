@@ -6,9 +6,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from agenttuning import arguments as words_of
+from agenttuning import hiding
 from agenttuning.errors import Stopped, UserError
 
 Arguments = argparse.Namespace
@@ -119,8 +121,9 @@ def eval_held_in(arguments: Arguments) -> None:
     from agenttuning.players import player
 
     make_policy, label, model = player(
-        recipe, arguments.model, arguments.server, arguments.served_model, arguments.api_key_env, arguments.concurrency
-    )
+        recipe, arguments.model, arguments.server, arguments.served_model, arguments.api_key_env, arguments.concurrency,
+        getattr(arguments, "label", None),
+    )  # fmt: skip
     evaluate_held_in(
         recipe,
         make_policy,
@@ -141,17 +144,32 @@ def eval_general(arguments: Arguments) -> None:
     """ask the model the paper's general benchmarks: MMLU, GSM8K, HumanEval, MT-Bench"""
     recipe = _recipe(arguments)
     from agenttuning.general.evaluate import evaluate_general
+    from agenttuning.general.judged import judge_of
     from agenttuning.general.players import player
 
+    judge = judge_of(arguments.judge, arguments.judge_model, arguments.judge_key_env, arguments.judgings)
     who = player(
         recipe, arguments.model, server=arguments.server, served_model=arguments.served_model,
         api_key_env=arguments.api_key_env, concurrency=arguments.concurrency, backend=arguments.backend,
     )  # fmt: skip
+    if hasattr(arguments, "label"):
+        from agenttuning.released import under_label
+
+        who = under_label(who, arguments.label)
     evaluate_general(
         recipe, who, protocol=arguments.protocol, tasks=arguments.task or None,
-        data=dict(_pairs("--data", arguments.data)), prompts=arguments.prompts, most=arguments.items,
+        data=dict(_pairs("--data", arguments.data)), prompts=arguments.prompts, judge=judge, most=arguments.items,
         out=arguments.out,
     )  # fmt: skip
+
+
+def eval_released(arguments: Arguments) -> None:
+    """score the authors' released weights by both evaluations, before anybody trains"""
+    from agenttuning import released
+
+    verbs = {"general": eval_general, "held-in": eval_held_in}
+    todo = released.parts(_recipe(arguments), arguments)
+    released.run({name: partial(verbs[name], given) for name, given in todo.items()})
 
 
 def doctor(arguments: Arguments) -> None:
@@ -166,7 +184,7 @@ def compare(arguments: Arguments) -> None:
     recipe = _recipe(arguments)
     from agenttuning.scoring.compare import compare as run
 
-    run(recipe)
+    run(recipe, arguments.results, arguments.json)
 
 
 def report(arguments: Arguments) -> None:
@@ -309,8 +327,9 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "eval": (evaluate, words_of.takes_items),
     "eval-held-in": (eval_held_in, words_of.takes_held_in),
     "eval-general": (eval_general, words_of.takes_general),
+    "eval-released": (eval_released, words_of.takes_released),
     "doctor": (doctor, words_of.takes_env),
-    "compare": (compare, words_of.takes_recipe),
+    "compare": (compare, words_of.takes_comparison),
     "report": (report, words_of.takes_recipe),
     "episodes": (episodes, words_of.takes_episodes),
     "errors": (errors, words_of.takes_errors),
@@ -341,6 +360,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if words else 2
     if not sys.stderr.isatty():  # log lines, no bars: what libraries draw with tqdm would fill a log with their frames
         os.environ.setdefault("TQDM_DISABLE", "1")
+    hiding.in_logs()
     try:
         arguments = parse(words[0], words[1:])
         VERBS[words[0]][0](arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from agenttuning import plan, run_record
 from agenttuning.ablation.variants import Variant, data_for
 from agenttuning.errors import UserError
+from agenttuning.plan.evaluation import jobs
 from agenttuning.recipe import Recipe
 from agenttuning.scoring.compare import table
 from agenttuning.training.checkpoints import sealed
@@ -76,19 +76,15 @@ def page(found: list[Cost]) -> str:
 
 def evaluation(main: Recipe, tasks: list[str], found: list[Cost]) -> str:
     """What judging every run takes, beside the training; for the paper's tasks alone, the twin's take minutes."""
-    if importlib.util.find_spec("agenttuning.plan.evaluation") is None:
-        return "the table is of training alone: what the evaluations take is not counted"
-    from agenttuning.plan.evaluation import jobs
-
     runs = len({one.plan.run_dir for one in found if not one.variant.lacks})
     each = jobs(main, "tuned", tasks)
     if not each or any(job.hours is None for job in each):
-        return "the table is of training alone; what the evaluations take is not known"
-    gpu_hours, usd = sum(job.hours * job.gpus for job in each), [job.usd for job in each]
-    price = "" if None in usd else f", {_dollars(runs * sum(usd))}"
+        return "the table is of training alone; what judging takes is not reckoned"
+    hours, gpu_hours = sum(job.hours for job in each), sum(job.hours * job.gpus for job in each)
+    price = "" if any(job.usd is None for job in each) else f", {_dollars(runs * sum(job.usd for job in each))}"
     return (
-        f"the table is of training alone; judging takes {gpu_hours:.1f} GPU-hours a run, {runs * gpu_hours:.1f} for "
-        f"{runs} runs{price} (reckoned, not measured): {', '.join(tasks)}"
+        f"the table is of training alone; judging takes {hours:.1f} hours a run on {each[0].gpus} {each[0].gpu_name}, "
+        f"{runs * gpu_hours:.1f} GPU-hours for {runs} runs{price} (reckoned, not measured): {', '.join(tasks)}"
     )
 
 

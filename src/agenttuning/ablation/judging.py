@@ -14,6 +14,7 @@ from pathlib import Path
 from agenttuning import protocols, stages
 from agenttuning.environments import HELD_IN, benchmark_items, held_in
 from agenttuning.errors import UserError
+from agenttuning.plan import evaluation as plan_evaluation
 from agenttuning.recipe import Recipe
 from agenttuning.recipe.keys import nearest
 from agenttuning.suites import suite_for
@@ -110,7 +111,7 @@ def _held_in(main: Recipe, said: argparse.Namespace) -> Found:
     whys = {}
     for task in said.task or HELD_IN:
         options = {name.partition(".")[2]: value for name, _, value in env if name.partition(".")[0] == task}
-        whys[task] = _not_ready(task, data, said, rules, options)
+        whys[task] = _not_ready(task, data, said, rules, options) or _too_large(main)
     return _found("eval-held-in", whys, bool(said.task), "--data TASK=PATH ...' (docs/held-in.md)")
 
 
@@ -157,6 +158,14 @@ def _not_ready(
     return ""
 
 
+def _too_large(main: Recipe) -> str:
+    """Why a model in this process, which has one GPU, cannot be asked; "" where it can, as far as the plan tells."""
+    jobs = plan_evaluation.jobs(main, "tuned", ["os"])
+    if not jobs or jobs[0].gpus in (None, 1):
+        return ""
+    return f"not scored, the model needs {jobs[0].gpus} {jobs[0].gpu_name} and a server (recipes/ablations/README.md)"
+
+
 def _general(main: Recipe, said: argparse.Namespace) -> Found:
     """What has its prompts here; items that no --data names come from the Hub, which is not asked now."""
     from agenttuning.general.protocol import find
@@ -177,5 +186,5 @@ def _general(main: Recipe, said: argparse.Namespace) -> Found:
             why = "not scored, no judge: --judge URL"
         elif said.items is not None and said.items < told.n:
             why = f"not scored, {said.items} items, and the benchmark has {told.n}"
-        whys[task] = why
+        whys[task] = why or (_too_large(main) if said.backend == "transformers" else "")
     return _found("eval-general", whys, bool(said.task), "--prompts AgentTuning ...' (docs/general.md)")

@@ -54,7 +54,8 @@ def of_paper(run_dir: Path, side: str = "tuned") -> Scored:
     if made is None:
         return Scored()
     divisors = published.load().divisors
-    files = {row.task: row.scores for row in made.rows if row.side == side and row.scores}
+    counted = [row for row in made.rows if row.side == side and row.verdict in ("consistent", "differs")]
+    files = {row.task: row.scores for row in counted if row.scores}
     groups, entries = {}, {}
     for one in made.overalls:
         if one.side != side or one.ours is None:

@@ -11,6 +11,7 @@ import yaml
 
 from agenttuning import model_size, preflight
 from agenttuning.errors import UserError
+from agenttuning.hiding import first_line
 from agenttuning.report.templating import public_name
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED, local_files_only=offline))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"neither the cache nor the Hub gives config and licence of {name} ({str(error).splitlines()[0]}); the "
+            f"neither the cache nor the Hub gives config and licence of {name} ({first_line(error)}); the "
             "export would lack both; check the network, and for gated models `hf auth login`"
         ) from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,7 @@ from agenttuning.errors import UserError
 from agenttuning.general import gsm8k, mmlu
 from agenttuning.general.documents import Documents
 from agenttuning.general.kept import Answers
-from agenttuning.general.lm import Asking, Lost, is_lost
+from agenttuning.general.lm import Asking, Lost, is_lost, quiet
 from agenttuning.general.originals import Originals
 from agenttuning.general.protocol import Rules
 from agenttuning.scoring import intervals
@@ -22,8 +21,8 @@ from agenttuning.scoring import intervals
 
 def run(lm: Asking, rules: Rules, documents: Documents, originals: Originals, folder: Path, answers: Answers) -> dict:
     """The benchmark's entry for scores.json, as far as items and answers decide it (score, interval, n, lost,
-    statuses, rewards). `folder` gets the documents, the task files, and what was asked, answered and wanted
-    (TASK.samples.jsonl).
+    statuses, rewards, and `cut`: the items for whose whole prompt the model has no room). `folder` gets the documents,
+    the task files, and what was asked, answered and wanted (TASK.samples.jsonl).
 
     Raises UserError where lm-eval is missing, where the sandbox does not work, and where a prompt is not the one of
     training although the rules say so.
@@ -39,9 +38,10 @@ def run(lm: Asking, rules: Rules, documents: Documents, originals: Originals, fo
             check_prompt(sample, lm, rules.system_prompt)
     lost = {sample["doc"]["id"]: _why(sample) for sample in samples if _why(sample) is not None}
     good = [sample for sample in samples if sample["doc"]["id"] not in lost]
-    _write_samples(folder / f"{task}.samples.jsonl", samples, lost, rules.metric)
+    _write_samples(folder / f"{task}.samples.jsonl", samples, lost, rules)
     rewards = _rewards(task, good, rules)
-    return entry(rewards, len(lost), rules, lost)
+    cut = sum(any(lm.is_cut(*arguments[:2]) for arguments in sample["arguments"]) for sample in samples)
+    return {**entry(rewards, len(lost), rules, lost), "cut": cut}
 
 
 def entry(rewards: dict[str, float], lost: int, rules: Rules, why: dict[str, str] | None = None) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _evaluated(lm: Asking, rules: Rules, names: list[str], folder: Path) -> list
         ) from None
     from agenttuning.sandbox import SandboxError
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about command lines that nobody typed
+    quiet()
     datasets.disable_progress_bars()
     try:
         results = lm_eval.simple_evaluate(
@@ -140,18 +140,23 @@ def check_prompt(sample: dict, lm: Asking, system_prompt: str | None) -> None:
         context, continuation = arguments[0], arguments[1]
         messages = lm.rendered[context]
         begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" else None
+        more = continuation if isinstance(continuation, str) else ""
         asked = messages[:-1] if begun is not None else messages
         try:
             wanted = encode_prompt(asked, lm.tokenizer, system_prompt)
             scored = list(lm.tok_encode(context))
             if begun is not None:
-                more = continuation if isinstance(continuation, str) else ""
                 answer = {"role": "assistant", "content": begun + more, "loss": True}
                 wanted = encode([*asked, answer], lm.tokenizer, "last", system_prompt).input_ids
                 scored = sum(map(list, lm._encode_pair(context, more)), []) if more else scored
                 wanted = wanted[: len(scored)]
         except RowError as error:
             raise UserError(f"{sample['doc']['id']}: its prompt cannot be asked as in training: {error}") from error
+        if begun and more and (shown := _shown_otherwise(asked, begun, more)):
+            raise UserError(
+                f"{sample['doc']['id']}: {more!r} is scored behind {begun!r}, where its examples have {shown!r}; "
+                "another token would be looked at than training has there; check doc_to_choice and target_delimiter"
+            )
         if scored != wanted:
             raise UserError(
                 f"{sample['doc']['id']}: lm-eval asks with ids ..{scored[-12:]}, training has ..{wanted[-12:]}; the "
@@ -159,20 +164,36 @@ def check_prompt(sample: dict, lm: Asking, system_prompt: str | None) -> None:
             )
 
 
-def _write_samples(path: Path, samples: list[dict], lost: dict[str, str], metric: str) -> None:
+def _shown_otherwise(asked: list[dict], begun: str, more: str) -> str | None:
+    """An example's answer that goes on behind `begun` with more or fewer blanks than `more` has."""
+
+    def blanks(text: str) -> int:
+        return len(text) - len(text.lstrip())
+
+    shown = [one["content"] for one in asked if one["role"] == "assistant" and one["content"].startswith(begun)]
+    return next((one for one in shown if blanks(one[len(begun) :]) != blanks(more)), None)
+
+
+def _told(sample: dict, rules: Rules) -> dict:
+    if "choices" in sample["doc"]:
+        return mmlu.told(sample, rules)
+    if "answer" in sample["doc"]:
+        return gsm8k.told(sample, rules)
+    return {"question": sample["doc"].get("prompt"), "wanted": sample["target"], "got": sample["filtered_resps"]}
+
+
+def _write_samples(path: Path, samples: list[dict], lost: dict[str, str], rules: Rules) -> None:
+    """A line an item: id, question, wanted, got, extracted (what was read out of it), score, and what the benchmark
+    adds; of a lost one `lost`, what lost it, and no score.
+    """
     rows = []
     for sample in samples:
-        doc = sample["doc"]
-        row = {
-            "id": doc["id"],
-            "question": doc.get("question", doc.get("prompt")),
-            "wanted": sample["target"],
-            "got": sample["filtered_resps"],
-            "score": None if doc["id"] in lost else float(sample[metric]),
-        }
-        if doc["id"] in lost:
-            row["lost"] = lost[doc["id"]]
-        rows.append(row)
+        name = sample["doc"]["id"]
+        if name in lost:
+            row = {**_told(sample, rules), "got": None, "extracted": None, "score": None, "lost": lost[name]}
+        else:
+            row = {**_told(sample, rules), "score": float(sample[rules.metric])}
+        rows.append({"id": name, **row})
     partial = path.with_name(f".{path.name}.tmp")
     partial.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
     partial.replace(path)

@@ -11,6 +11,7 @@ from agenttuning.general.task_files import installed, write_documents, write_tas
 from agenttuning.miniature.lm_eval_docs import documents as miniature_documents
 
 NAME = "gsm8k"
+LONGEST = 100  # characters of a number that are shown
 
 
 def last_digits(doc: dict, results: list[str]) -> dict[str, float]:
@@ -23,6 +24,22 @@ def last_number(doc: dict, results: list[str]) -> dict[str, float]:
     """lm-eval's `process_results`: the last number before "Question:", as it is meant."""
     found, wanted = numbers.meant(results[0].split("Question:")[0]), numbers.gold(doc["answer"])
     return {"exact_match": float(found is not None and found == wanted)}
+
+
+def told(sample: dict, rules: Rules) -> dict:
+    """What a reader of one item wants to see: the number that was right and its reasons, the reply, and the number that
+    was read out of it.
+    """
+    doc, reply = sample["doc"], sample["resps"][0][0]
+    read = {"paper_gsm8k": numbers.original, "corrected_gsm8k": numbers.meant}.get(rules.lm_eval)
+    found = read(reply.split("Question:")[0]) if read else sample["filtered_resps"][0]
+    return {
+        "question": doc["question"],
+        "wanted": str(numbers.gold(doc["answer"])),
+        "got": reply,
+        "extracted": None if found is None else str(found)[:LONGEST],
+        "solution": doc["answer"],
+    }
 
 
 def write(

@@ -6,6 +6,7 @@ against `chat.encode_prompt` before a score leaves the engine. One wrong space, 
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -59,11 +60,12 @@ class Asking:
     rules: Rules
     answers: Answers
     rendered: dict[str, list[dict]]
+    precision: str | None = None  # of the weights as they are loaded, where that is known here
 
     def ask_by(self, rules: Rules, answers: Answers) -> None:
         """Ask by these rules from now on, and keep answers there."""
         self.rules, self.answers, self.rendered = rules, answers, {}
-        self._max_length = rules.max_prompt_tokens or self.longest()
+        self._max_length = self.longest()
 
     def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
         """A prompt as text. lm-eval gives a last assistant message where the answer's beginning is fixed."""
@@ -81,9 +83,24 @@ class Asking:
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if self.rules.letters == "natural":
-            return super()._encode_pair(context, continuation)
-        # eval_mmlu_hf.py: tokenizer(" A")["input_ids"][-1] after the whole prompt, its last space included
-        return self.tok_encode(context), self.tok_encode(f" {continuation.strip()}", add_special_tokens=False)[-1:]
+            prompt, scored = super()._encode_pair(context, continuation)
+        else:
+            # eval_mmlu_hf.py: tokenizer(" A")["input_ids"][-1] after the whole prompt, its last space included
+            letter = self.tok_encode(f" {continuation.strip()}", add_special_tokens=False)
+            prompt, scored = self.tok_encode(context), letter[-1:]
+        most = self.rules.max_prompt_tokens
+        if most is not None and len(prompt) > most:
+            prompt = prompt[1 - most :]  # eval_mmlu_hf.py, get_logits: one less than it allows is left
+        return prompt, scored
+
+    def is_cut(self, context: str, continuation: str | dict) -> bool:
+        """Whether the model has no room for a prompt, of which lm-eval then leaves the beginning out."""
+        if (longest := self.longest()) is None:
+            return False
+        if isinstance(continuation, str):
+            prompt, scored = self._encode_pair(context, continuation)
+            return len(prompt) + len(scored) - 1 > longest
+        return len(self.tok_encode(context)) > longest - continuation.get("max_gen_toks", 0)
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """lm-eval's: (log likelihood, whether greedy) of each (context, continuation)."""
@@ -134,15 +151,23 @@ def _as_given(answer: Any) -> Any:
     return tuple(answer) if isinstance(answer, list) else answer
 
 
+def quiet() -> None:
+    """lm-eval's warnings are about command lines that nobody typed; its errors are still shown."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
 def transformers_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str | None = None):
     """lm-eval's HFLM on a loaded model, asked as above."""
     from lm_eval.models.huggingface import HFLM
 
     class TransformersLM(Asking, HFLM):
         backend_name = "transformers"
+        precision = str(model.dtype).removeprefix("torch.")
 
         def longest(self) -> int | None:
             return model.config.max_position_embeddings
 
+    quiet()
     chosen = batch_size or ("auto" if model.device.type == "cuda" else CPU_BATCH)
-    return TransformersLM(pretrained=model, tokenizer=tokenizer, batch_size=chosen)
+    # a softmax in the precision of the weights would round the likelihoods that choices are compared by
+    return TransformersLM(pretrained=model, tokenizer=tokenizer, batch_size=chosen, softmax_dtype="float32")

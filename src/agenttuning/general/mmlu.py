@@ -30,6 +30,41 @@ def write(
     return names
 
 
+def as_original(doc: dict, results: list[tuple[float, bool]]) -> dict[str, float]:
+    """lm-eval's `process_results`, as the original's script compares the four letters."""
+    return {"acc": float(chosen([likelihood for likelihood, _ in results], rounded=True) == doc["answer"])}
+
+
+def chosen(likelihoods: list[float], rounded: bool) -> int:
+    """The place of the likeliest letter, the first of equals. likelihoods: natural logarithms.
+
+    rounded: as eval_mmlu_hf.py compares, which takes a softmax over the vocabulary, and another one over the four
+    probabilities, both in the bfloat16 of its model: two letters whose probabilities differ by less than about 0.005
+    are equal there.
+    """
+    if rounded:
+        import torch
+
+        probabilities = torch.tensor(likelihoods, dtype=torch.float64).exp().to(torch.bfloat16)
+        likelihoods = torch.softmax(probabilities, dim=0).tolist()
+    return max(range(len(likelihoods)), key=likelihoods.__getitem__)
+
+
+def told(sample: dict, rules: Rules) -> dict:
+    """What a reader of one item wants to see: the choices, the letter that was right, the logarithm of each letter's
+    likelihood, and the letter that counts as the answer.
+    """
+    likelihoods = [answers[0][0] for answers in sample["resps"]]
+    doc, letters = sample["doc"], "ABCD"
+    return {
+        "question": doc["question"],
+        "choices": dict(zip(letters, doc["choices"], strict=True)),
+        "wanted": letters[doc["answer"]],
+        "got": dict(zip(letters, likelihoods, strict=True)),
+        "extracted": letters[chosen(likelihoods, rounded=rules.letters == "last_sub_token")],
+    }
+
+
 def practice(n: int, seed: int) -> tuple[list[dict], list[dict]]:
     """`n` test items and five `dev` items a subject of the miniature's knowledge in MMLU's columns, two subjects."""
     rows = miniature_documents("knowledge", n + 2 * SHOTS, seed)

@@ -21,7 +21,7 @@ BACKENDS = ("transformers", "vllm", "server")
 @dataclass(frozen=True)
 class Player:
     """backend: its name, and `says` what it is. label: of the results; model: of the weights. lm() loads what lm-eval
-    asks; policy(temperature, max_new_tokens, system_prompt) is who answers in a conversation.
+    asks; policy(temperature, max_new_tokens, system_prompt) is who answers in a conversation, None for nobody.
     """
 
     backend: str
@@ -29,7 +29,7 @@ class Player:
     label: str
     model: str
     lm: Callable[[], Any]
-    policy: Callable[..., Any]
+    policy: Callable[..., Any] | None
 
 
 def player(
@@ -65,6 +65,7 @@ def _in_process(recipe: Recipe, path: Path, label: str, named: str) -> Player:
 
         return load(path, max_new_tokens=1, chat_format=recipe.mixture.chat_format)
 
+    @cache
     def lm() -> Any:
         from agenttuning.general.lm import transformers_lm
 
@@ -87,13 +88,7 @@ def _in_vllm(recipe: Recipe, path: Path, label: str, named: str) -> Player:
 
         return vllm_lm(path, load_tokenizer(path, None, recipe.mixture.chat_format))
 
-    def policy(*_: Any, **__: Any) -> Any:
-        raise UserError(
-            "mt_bench is a conversation, for which vLLM is asked as a server; nothing would be answered; start `vllm "
-            "serve` and give --server, or leave mt_bench out with --task"
-        )
-
-    return Player("vllm", "vLLM in this process, lm-eval's VLLM", label, named, lm, policy)
+    return Player("vllm", "vLLM in this process, lm-eval's VLLM", label, named, lm, None)
 
 
 def _behind(
@@ -116,6 +111,7 @@ def _behind(
         asked = {"max_new_tokens": max_new_tokens, "temperature": temperature, "system_prompt": system_prompt}
         return OpenAIPolicy(server, served_model, key_variable=api_key_env, slots=concurrency or CONCURRENCY, **asked)
 
+    @cache
     def lm() -> Any:
         from agenttuning.chat import load_for, load_tokenizer
         from agenttuning.general.servers import server_lm

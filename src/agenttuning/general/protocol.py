@@ -16,6 +16,7 @@ from agenttuning.recipe.yaml_io import read_mapping
 
 FOLDER = REPOSITORY / "evaluation" / "general"
 TASK_FILES = REPOSITORY / "evaluation" / "lm_eval"
+OTHERS = ("sources", "mt_bench")  # files of FOLDER that are no protocols: where items are, MT-Bench's own rules
 BENCHMARKS = ("mmlu", "gsm8k", "humaneval", "mt_bench")
 
 
@@ -26,8 +27,8 @@ class Rules:
     n: items of the whole benchmark. chat: how messages become a prompt, `fschat` (the text that fschat 0.2.31 made of
     them, which the original was asked with), `trained` (as in training), or `none`. letters: which token of a choice is
     looked at, the `natural` next ones or the `last_sub_token` of " A" after a prompt that ends in a space.
-    max_prompt_tokens: a longer prompt loses its beginning. not_comparable: why a score may not be set beside the
-    paper's although protocol and items are these; None where it may.
+    max_prompt_tokens: of a longer prompt the last max_prompt_tokens - 1 are left, as the original does. not_comparable:
+    why a score may not be set beside the paper's although protocol and items are these; None where it may.
     """
 
     n: int
@@ -66,7 +67,7 @@ class _File:
 
 def find(name: str, folder: Path = FOLDER) -> GeneralProtocol:
     """A protocol by its name in evaluation/general/. Raises UserError where there is none, or for a wrong value."""
-    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    known = sorted(file.stem for file in folder.glob("*.yaml") if file.stem not in OTHERS)
     if name not in known:
         raise UserError(f"there is no general protocol {name!r}; nothing could be asked by it; {nearest(name, known)}")
     path = folder / f"{name}.yaml"

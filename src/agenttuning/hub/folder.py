@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,11 @@ RECORDS = ("mixture.json", "manifest.json", "quarantine.jsonl", "dropped.jsonl")
 ROWS = "data/train-{place:05d}-of-{files:05d}.parquet"
 ROWS_PATTERN = "data/train-*-of-*.parquet"
 FILE_BYTES = 1 << 29  # of Arrow a file: about the size of the Hub's own Parquet files
+
+
+def owned(name: str) -> bool:
+    """Whether a push of data made this file of the repository, so that the next one may delete it."""
+    return name in RECORDS or fnmatch(name, ROWS_PATTERN)
 
 
 def records(prepared: Prepared) -> list[tuple[str, str]]:

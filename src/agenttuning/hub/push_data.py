@@ -52,7 +52,8 @@ def push_data(
     if dry:
         print(f"written, not sent: {staged} (for {repository})", flush=True)
         return None
-    done = upload(staged, repository, recipe.publish.private, f"Data of {recipe.name}, key {prepared.key[:16]}")
+    message = f"Data of {recipe.name}, key {prepared.key[:16]}"
+    done = upload(staged, repository, recipe.publish.private, message, repo_type="dataset", owned=folder.owned)
     state = "private" if recipe.publish.private else "public"
     what = f"commit {done.commit}" if done.changed else f"nothing changed, no commit (it is at {done.commit})"
     print(f"{done.url} ({state}): {what}", flush=True)
