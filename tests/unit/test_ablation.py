@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 
@@ -16,9 +17,9 @@ from agenttuning.ablation.outcome import Scored
 from agenttuning.ablation.variants import kinds, scan, variants, with_eta
 from agenttuning.errors import UserError
 from agenttuning.recipe.schema import REPOSITORY
-from agenttuning.scoring import comparison, scores
-from agenttuning.scoring.comparison import Comparison, Overall, Row
+from agenttuning.scoring import published
 from agenttuning.scoring.intervals import paired_difference
+from helpers.paper_scores import won, write
 
 
 @pytest.fixture(autouse=True)
@@ -150,10 +151,15 @@ def test_a_plan_starts_nothing_says_what_is_missing_and_names_unfiltered(capsys,
     assert cli.main(["ablation", "recipes/agentlm-7b", "--dry", "--run-dir", str(tmp_path / "x")]) == 0
     out = capsys.readouterr().out
     assert "not run: no rows of agentinstruct-unfiltered" in out and "in all: 3 runs" in out
-    assert "os: not scored, no items" in out and "mmlu: not scored, no prompts" in out and "nothing of this can" in out
-    assert not (tmp_path / "x").exists()
-    assert cli.main(["ablation", "recipes/agentlm-7b", "--run-dir", str(tmp_path / "x")]) == 2
+    assert "os: not scored, no items" in out and "mmlu: not scored, no prompts" in out and "humaneval: ready" in out
+    takes = r"judging takes \d+\.\d hours a run on 1 NVIDIA H200, .* for 3 runs, \$\d+ .*: humaneval$"
+    assert re.search(takes, out, re.M)
+    large = ["ablation", "recipes/agentlm-70b", "--run-dir", str(tmp_path / "x")]
+    assert cli.main([*large, "--dry"]) == 0
+    assert "humaneval: not scored, the model needs 2 NVIDIA H200 and a server" in capsys.readouterr().out
+    assert cli.main(large) == 2  # one GPU would not hold it: said now, not after the training
     assert "days of training would end in no comparison" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -246,32 +252,28 @@ def test_several_seeds_give_their_mean_a_t_interval_and_differences_seed_by_seed
     assert "held_in" not in lost[1]["groups"]  # a seed that was not scored is not left out in silence
 
 
-def write_paper(folder, held_in, general=None, tasks=("os",)):
-    """A run of the paper's sizes as its own comparison tells it: one held-in task of six that ran."""
-    rewards = {str(i): float(i < held_in) for i in range(144)}
-    one = entry(rewards, group="held_in")
-    scores.write({"schema": scores.SCHEMA, "tasks": {"os": one}}, folder / "eval/tuned/held-in/paper-text")
-    shown = Row("os", "OS", "held_in", "success_rate", "tuned", "agentlm-13b", 1.0, 144, None, True, "consistent",
-                ours=one["score"], scores="eval/tuned/held-in/paper-text/scores.json")  # fmt: skip
-    overalls = [Overall("held_in", "tuned", 2.11, tasks, 6, one["score"] / 19, (one["score"] / 20, one["score"] / 18))]
-    overalls += [Overall("general", "tuned", 0.69, ("mmlu",), 4, general, None)] if general else []
-    made = Comparison("agentlm-13b/sft", "13b", "2026-01-01", None, (shown,), tuple(overalls), ())
-    return comparison.write(made, folder)
+def judged(run_dir, k):
+    """What the evaluations of a run leave: k of 144 items of os won, and 9 k of GSM8K's 1,319 right."""
+    write(run_dir, "tuned", "held-in/paper-text", "paper-text@1", {"os": won(k, 144)})
+    write(run_dir, "tuned", "general/paper/transformers", "paper@1", {"gsm8k": won(9 * k, 1319)})
 
 
 def test_the_papers_rows_stand_beside_ours_with_the_differences_in_its_unit(tmp_path):
     main = main_recipe("13b", run_dir=tmp_path / "sft")
     runs = variants(main, kinds(main, {})["mixture"], None)
-    for one, won in zip(runs, (72, 36, 108), strict=True):
-        write_paper(one.recipe.run_dir, won)
+    for one, k in zip(runs, (72, 36, 108), strict=True):
+        judged(one.recipe.run_dir, k)
+        assert cli.main(["compare", "recipes/agentlm-13b", "--run-dir", str(one.recipe.run_dir)]) == 0
     rows = outcome.rows([(one, outcome.of_paper(one.recipe.run_dir)) for one in runs], "mixture", main, Scored())
     by_name = {row["name"]: row for row in rows}
     assert by_name["agent-only"]["published"]["held_in"]["value"] == 1.57
     assert by_name["mixed"]["published"]["held_out"]["value"] == 0.78 and by_name["general-only"]["eta"] == 0
-    from agenttuning.scoring import published
-
-    divisor = published.load().divisors["os"]
-    assert by_name["agent-only"]["differences"]["held_in"]["difference"] == pytest.approx(-25 / divisor)
+    divisors = published.load().divisors
+    differences = by_name["agent-only"]["differences"]
+    assert differences["held_in"]["difference"] == pytest.approx(-25 / divisors["os"])
+    assert differences["general"]["difference"] == pytest.approx(-100 * 9 * 36 / 1319 / divisors["gsm8k"])
+    assert differences["general"]["paired"] == ["gsm8k"]
+    assert by_name["mixed"]["groups"]["held_in"]["score"] == pytest.approx(75 / divisors["os"])
     page = text.page("mixture", rows, "overall scores", 2, "mixed")
     assert "(1 of 6 tasks)" in page and "held-in is over os alone, of 6 tasks: not the paper's number" in page
     assert "1.57?" in page and "not run" in page
@@ -317,12 +319,13 @@ if [ "$verb $(basename "$run")" = "$WAITS" ]; then
     touch "$NOTED.waits"
     for i in $(seq 200); do sleep 0.1; done
 fi
+[ "$verb" != eval-general ] || cp -r "$RECORDS/$(basename "$run").judged/." "$run"
 [ "$verb" != train ] || { mkdir -p "$run/model" && echo "{}" > "$run/model/config.json" && cp "$RECORDS/$(basename "$run")" "$run/train.json"; }
 """  # noqa: E501
 
 
 class Ablation:
-    """`agenttuning ablation` of 13B with steps that are processes of STEP; `compare` is this process's own verb."""
+    """`agenttuning ablation` of 13B with steps that are processes of STEP; `compare` is the real one, in this process."""
 
     def __init__(self, folder, monkeypatch):
         self.folder, self.noted = folder, folder / "noted"
@@ -338,13 +341,9 @@ class Ablation:
         for one in variants(main, kinds(main, {})["mixture"], None):
             record = {"recipe_hash": one.recipe.hash, "started_from": one.recipe.values["model_revision"]}
             (folder / "records" / one.recipe.run_dir.name).write_text(json.dumps(record))
+            judged(folder / "records" / f"{one.recipe.run_dir.name}.judged", 60)
 
         self.words = ["ablation", "recipes/agentlm-13b", "--run-dir", str(folder / "sft")]
-
-        def compare(arguments):
-            write_paper(main.run_dir.parent / arguments.run_dir, 72, 0.5)
-
-        monkeypatch.setitem(cli.VERBS, "compare", (compare, cli.VERBS["compare"][1]))
 
     def __call__(self):
         judged = f"--eval-general=--task mmlu --prompts {self.folder}/AgentTuning"
