@@ -325,7 +325,7 @@ fi
 
 
 class Ablation:
-    """`agenttuning ablation` of 13B; its steps are processes of STEP, and `compare` is the real one, in this process."""
+    """`agenttuning ablation` of 13B; its steps are processes of STEP, `compare` is the real one, in this process."""
 
     def __init__(self, folder, monkeypatch):
         self.folder, self.noted = folder, folder / "noted"

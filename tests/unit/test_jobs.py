@@ -310,7 +310,7 @@ def test_defaults_are_eight_gpus_and_a_day(place):
         ([*WORDS, "--then", "eval-held-in", "--itmes", "3"], {}, "does not take"),
         ([*WORDS, "--then"], {}, "a verb or the recipe is missing"),
         ([*WORDS, "--then", "doctor"], {}, "`agenttuning doctor` does not take"),
-        ([*WORDS, "--then", "quickstart"], {}, "takes a recipe"),
+        ([*WORDS[:2], "--then", "quickstart"], {}, "takes a recipe"),
         ([*WORDS, "max_setps=3"], {}, "max_steps"),
         ([*WORDS, "publish.hub_dataset_id=null", "--then", "push-data"], {}, "add publish.hub_dataset_id=owner/name"),
         ([*WORDS, "--then", "push-data"], {"HF_TOKEN": "", "HF_TOKEN_PATH": "/none"}, "no Hub token was found"),
