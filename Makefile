@@ -22,6 +22,7 @@
 ## make report-13b             write its results page
 ## make errors-13b             the paper's error figure with its own bars beside it (docs/looking.md)
 ## make export-13b             the trained model as a folder for the Hub: bf16, checked (runs/agentlm-13b/sft/export)
+## make push-13b               model with card and scores, data, episodes, collection to the Hub; ARGS=--dry-run sends nothing
 ##
 ## NAME: 7b 13b 70b tiny, 7b-lora 7b-qlora (13b, 70b, too), ablation-agent-only (any file of recipes/ablations),
 ##       modern-qwen3-8b modern-llama-3.1-8b modern-smollm3-3b modern-qwen3-30b-a3b
@@ -37,6 +38,7 @@
 ## make bench-train            one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
 ##
 ## make system-packages        Debian packages of sandbox and MariaDB (evaluation/system-packages.txt); root or sudo
+## make results              evaluation/RESULTS.md again; ARGS=recipes/agentlm-13b/sft.yaml takes that run's results in
 ## make doctor                 which environments would run here, what is missing, and the command that supplies it
 ## make test                   all tests; make lint: ruff; make clean: remove caches (not runs/, not .venv)
 ##
@@ -53,7 +55,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-miniature collect-tiny ablation-tiny export-tools bench-train system-packages doctor test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-miniature collect-tiny ablation-tiny export-tools bench-train results system-packages doctor test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -88,6 +90,7 @@ ablation-%:  $$(call recipe,$$*) $(READY) FORCE ; $(RUN) ablation $< $(if $(DRY)
 eta-scan-%:  $$(call recipe,$$*) $(READY) FORCE ; $(RUN) eta-scan $< $(if $(DRY),--dry) $(ARGS)
 errors-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) errors $< $(ARGS)
 export-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) export $< $(ARGS)
+push-%:      $$(call recipe,$$*) $(READY) FORCE ; $(RUN) push $< $(ARGS)
 report-%:    $$(call recipe,$$*) $(READY) FORCE ; $(RUN) report $< $(ARGS)
 
 # OpenMP threads that spin while they wait cost 10x in speed as soon as another job shares the cores, and those that never
@@ -105,6 +108,7 @@ collect-tiny: $(READY) ; $(RUN) collect recipes/collect/tiny.yaml $(ARGS)
 # three seeds, in 25 minutes; ARGS='--seeds 42' takes one
 ablation-tiny: $(READY) ; $(RUN) ablation recipes/agentlm-tiny --seeds 42,43,44 $(if $(DRY),--dry) $(ARGS)
 bench-train: $(READY) ; $(VENV)/bin/python benchmarks/train_gpu.py $(ARGS)
+results: $(READY) ; $(VENV)/bin/python -m agenttuning.report.summary $(ARGS)
 doctor: $(READY) ; @$(RUN) doctor $(ARGS)
 export-tools: $(READY) ; $(RUN) export-tools $(OUT) $(ARGS)
 quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)

@@ -28,7 +28,18 @@ def takes_n(parser: argparse.ArgumentParser) -> None:
 def takes_push(parser: argparse.ArgumentParser) -> None:
     takes_data(parser)
     parser.add_argument("--reviewed", metavar="FILE", help="findings of secrets.jsonl that you judge harmless")
-    parser.add_argument("--dry", action="store_true", help="check, write the folder that would be sent, and stop")
+    parser.add_argument(
+        "--dry-run", "--dry", dest="dry", action="store_true", help="check, write the folder that would be sent, stop"
+    )
+
+
+def takes_push_all(parser: argparse.ArgumentParser) -> None:
+    takes_push(parser)
+    parser.add_argument("--only", metavar="STEP", help="one of model, data, traces, collection (default: all named)")
+    parser.add_argument("--model", metavar="FOLDER", help="another export than the run's own")
+    visible = parser.add_mutually_exclusive_group()
+    visible.add_argument("--private", action="store_true", help="whatever publish.private says")
+    visible.add_argument("--public", action="store_true", help="the same")
 
 
 def takes_json(parser: argparse.ArgumentParser) -> None:

@@ -77,6 +77,16 @@ def push_data(arguments: Arguments) -> None:
     run(recipe, paths, arguments.reviewed, arguments.dry)
 
 
+def push(arguments: Arguments) -> None:
+    """a run to the Hub: model, data, episodes, collection; --dry-run shows what would go"""
+    if arguments.private or arguments.public:
+        arguments.overrides.append(f"publish.private={str(arguments.private).lower()}")
+    recipe, paths = _recipe(arguments), _paths(arguments)
+    from agenttuning.hub.push import push as run
+
+    run(recipe, paths, only=arguments.only, model=arguments.model, reviewed=arguments.reviewed, dry=arguments.dry)
+
+
 def plan(arguments: Arguments) -> None:
     """print batch, memory, tokens, hours and cost of a recipe; starts nothing"""
     from agenttuning import plan as planning
@@ -322,6 +332,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "data": (data, words_of.takes_data),
     "show-data": (show_data, words_of.takes_n),
     "push-data": (push_data, words_of.takes_push),
+    "push": (push, words_of.takes_push_all),
     "plan": (plan, words_of.takes_json),
     "train": (train, words_of.takes_training),
     "eval": (evaluate, words_of.takes_items),

@@ -36,6 +36,7 @@ CHILD = Path(__file__).with_name("sandbox_dialogue_child.py")
 # the CPU here, so that a busy machine makes no answer wrong. The rest is not stated; we chose: wall clock ten times as
 # long, output far above what any test of HumanEval asks for.
 LIMITS = Limits(cpu_s=3, wall_s=30.0, output_bytes=2**20)
+NAME = 60  # characters of what foreign code says of itself that a verdict repeats
 START_S = 60.0  # until a child has built its walls; not stated, we chose a thousand times what it takes
 
 
@@ -92,10 +93,10 @@ def _converse(test: _Child, foreign: _Child, program: Program) -> tuple[bool, st
         case ["defined"]:
             pass
         case ["error", str(kind), str()]:
-            return False, "error", kind
+            return False, "error", kind[:NAME]
         case _:
             raise _Lost("output", "no answer")
-    frame, calls = ("test", program.prompt, program.test, program.name), 0
+    raised, calls, frame = "", 0, ("test", program.prompt, program.test, program.name)
     while True:
         try:
             said = test.ask(frame)
@@ -106,10 +107,11 @@ def _converse(test: _Child, foreign: _Child, program: Program) -> tuple[bool, st
         match said:
             case ["call", list() as given, list() as named]:
                 frame, calls = _answer(foreign.ask((None, given, named))), calls + 1
+                raised = frame[1][:NAME] if frame[0] == "error" else raised
             case ["passed"] if calls:
                 return True, "passed", ""
-            case ["failed", str(), "candidate"] if calls:  # what it raised in answer to the last call
-                return False, "error", frame[1]
+            case ["failed", str(), "candidate"] if calls:  # not a type of its own: what stood for it in the test
+                return False, "error", raised
             case ["failed", str(kind), "test"] if calls:
                 return False, "wrong", f"call {calls}" if kind == "AssertionError" else f"call {calls}: {kind}"
             case _ if calls:  # it cannot send on what it got
@@ -123,7 +125,7 @@ def _answer(message: Any) -> list:
         case ["value", _] | ["value", _, list(), list()] | ["error", str(), str()]:
             return message
         case ["strange", str(kind)]:
-            raise _Lost("error", kind)
+            raise _Lost("error", kind[:NAME])
         case _:
             raise _Lost("output", "no answer")
 

@@ -87,21 +87,11 @@ def test_until_the_released_weights_are_scored_a_sentence_says_what_that_means(t
     )
 
 
-def takes(verb: str, *words: str) -> bool:
-    try:
-        cli.parse(verb, ["recipes/agentlm-13b/sft.yaml", *words])
-    except SystemExit:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("size", ["7b", "13b", "70b"])
 @pytest.mark.parametrize("side", ["base", "tuned", "released"])
 def test_the_command_of_every_task_is_one_that_the_program_takes(size, side) -> None:
     one = load(size)
     tasks = [*evaluation.HELD_IN, *evaluation.GENERAL]
-    if not takes("eval-general", "--judge", "URL"):
-        tasks.remove("mt_bench")  # whose verb takes a judge as soon as it can use one
     for task in tasks:
         [job] = evaluation.jobs(one, side, [task])
         make, target, arguments = shlex.split(job.command)

@@ -41,13 +41,14 @@ def test_make_alone_prints_help_that_names_real_targets():
 
 
 @pytest.mark.parametrize(
-    "verb", ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "errors", "export"]
+    "verb", ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "errors", "export", "push"]
 )
 def test_pattern_rules(verb):
     assert dry(f"{verb}-13b") == f"env/bin/python -m agenttuning {verb} recipes/agentlm-13b/sft.yaml"
 
 
-VERBS = ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "errors", "decontaminate"]
+VERBS = ["data", "show-data", "push-data", "push", "plan", "train", "eval", "compare", "report", "errors"]
+VERBS += ["decontaminate"]
 NAMES = {
     "7b-lora": "agentlm-7b/sft-lora.yaml",
     "70b-qlora": "agentlm-70b/sft-qlora.yaml",

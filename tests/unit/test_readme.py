@@ -19,6 +19,7 @@ from agenttuning.recipe.schema import REPOSITORY
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("recipes/**/README.md"))]
 PAGES += [REPOSITORY / folder / "README.md" for folder in ("accelerate_configs", "jobs", "slurm")]
 PAGES += [REPOSITORY / "docs" / name for name in ("checkpoints.md", "comparison.md", "export.md", "held-in.md")]
+PAGES += [REPOSITORY / "docs" / "publishing.md"]
 SHELL = ("git clone", "cd ")
 
 

@@ -40,6 +40,11 @@ def check(c):
     for _ in range(20):
         x = [rng.randint(0, 9), randint(0, 9)]
         assert abs(c(x) - sum(x)) < 1e-6"""
+KEPT = """def check(c):
+    try: c(0)
+    except ZeroDivisionError as error: kept = error
+    c(1)
+    raise kept"""
 # code, test, passed: what one process says too (test_as_in_one_process)
 CASES = [
     ("def f(x): return 2 * x", DOUBLE, True),
@@ -99,6 +104,7 @@ CASES = [
     ("def f(x): return 'é'.encode('ascii')", raises("UnicodeError"), True),
     ("def f(x): return 1", raises("ValueError"), False),
     ("def f(x): assert x, 'no'", holds("c(0) is None"), False),
+    ("def f(x): return x or 1 // 0", KEPT, False),
     ("def f(x): return x + 1", holds("c(1) == f(1) == helper(1)"), True),
     ("def f(x): return helper(x) * 2", holds("c(1) == 4"), True),
     # what HumanEval's own solutions and tests import
@@ -152,12 +158,15 @@ def test_as_in_one_process() -> None:
         (code, passed) for code, _, passed in CASES
     ]
     assert {verdict.status for verdict in found} == {"passed", "wrong", "error"}
+    assert all(isinstance(verdict.detail, str) for verdict in found)
     if sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64"):
         assert all(verdict.guards.endswith("syscalls") for verdict in found)
 
 
 DEEP = "import sys\nsys.setrecursionlimit(10**9)\nclass A: __repr__ = lambda s: repr(s)\ndef f(x): return repr(A())"
+BOAST = "import os\nos.write(1, b'[\"error\",\"' + b'E' * 9999 + b'\",\"E\"]\\n')\nos._exit(0)"
 STATUSES = [
+    (BOAST, "error", "E" * 60),
     ("def f(x): return 3", "wrong", "call 1"),
     ("def f(x): return 2 * x if x < 5 else None", "wrong", "call 2"),
     ("def f(x): return 1 // 0", "error", "ZeroDivisionError"),
@@ -401,10 +410,13 @@ def test_what_no_honest_child_writes_is_refused(line) -> None:
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sandbox_dialogue.tempfile, "tempdir", str(tmp_path))
-    before = _open_files()
+    before, started = _open_files(), []
+    start = sandbox_dialogue.start
+    monkeypatch.setattr(sandbox_dialogue, "start", lambda *a: started.append(start(*a)) or started[-1])
     run_programs([program("while True: pass"), program("def f(x): return 3"), program("\0")], 2, Limits(cpu_s=1))
     assert not list(tmp_path.iterdir())
     assert _open_files() == before
+    assert len(started) == 6 and all(process.returncode is not None for process in started)
 
 
 def test_a_program_takes_less_than_150_ms_of_one_core() -> None:

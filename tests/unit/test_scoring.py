@@ -140,7 +140,7 @@ def test_mcnemar_by_hand() -> None:
     assert significance.paired_p(before, after) == pytest.approx(2 * (1 + 12 + 66) / 4096)
     assert significance.paired_p(before, before) == 1.0
     assert significance.paired_p([0.0, 1.0], [1.0, 0.0]) == 1.0
-    # 5,500 of 10,000: z = 10, so the normal tail with the correction for whole numbers, 2 x Phi(-9.99) = 1.7e-23; exact 1.551e-23
+    # 5,500 of 10,000: z = 10, the normal tail with the correction for whole numbers gives 1.7e-23, exactly it is
     half, most = won(5500, 10_000), [1.0 - value for value in won(5500, 10_000)]
     assert significance.paired_p(half, most) == pytest.approx(1.551e-23, rel=1e-3)
     with pytest.raises(ValueError, match="1 and 2"):

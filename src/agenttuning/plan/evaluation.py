@@ -71,7 +71,7 @@ WORDS = {
     "--env kg.checkout=AgentBench",
     "os": f"--data os={AGENTBENCH}/data/os_interaction --env os.network=bridge",
     "db": f"--data db={AGENTBENCH}/data/dbbench/standard.jsonl",
-    "mt_bench": "--judge http://127.0.0.1:8001/v1",
+    "mt_bench": "--judge https://api.openai.com/v1 --judge-model gpt-4-0613 --judge-key-env OPENAI_API_KEY",
 }
 PROMPTED = ("mmlu", "gsm8k")  # general tasks whose prompts are in the checkout
 
