@@ -69,6 +69,11 @@ def takes_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a local folder or Hub id to judge instead of the run's own model")
 
 
+def takes_items(parser: argparse.ArgumentParser) -> None:
+    takes_model(parser)
+    parser.add_argument("--items", type=int, help="at most so many items a task")
+
+
 def takes_env(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", action="append", default=[], metavar="TASK.OPTION=VALUE",
@@ -191,6 +196,26 @@ def takes_episodes(parser: argparse.ArgumentParser) -> None:
 def takes_errors(parser: argparse.ArgumentParser) -> None:
     takes_recipe(parser)
     parser.add_argument("--episodes", metavar="FOLDER", help="draw these, not eval/base and eval/tuned of the run")
+
+
+def takes_ablation(parser: argparse.ArgumentParser) -> None:
+    takes_data(parser)
+    parser.add_argument("--dry", action="store_true", help="print cost and what can be scored here, and stop")
+    parser.add_argument("--only", action="append", default=[], metavar="VARIANT", help="of the table (repeatable)")
+    parser.add_argument("--seeds", metavar="N,N", help="train every variant with each; default the recipe's own seed")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--train-only", action="store_true", help="judge nothing")
+    some.add_argument("--compare-only", action="store_true", help="train and judge nothing, compare what is there")
+    for verb in ("eval-held-in", "eval-general", "eval"):
+        parser.add_argument(
+            f"--{verb}", metavar="WORDS",
+            help=f"for the `{verb}` of every variant, in quotes: --{verb}='--items 5'",
+        )  # fmt: skip
+
+
+def takes_etas(parser: argparse.ArgumentParser) -> None:
+    takes_ablation(parser)
+    parser.add_argument("--etas", metavar="N,N", help="shares of agent data; default 0,0.1 .. 1, as the paper")
 
 
 def takes_path(parser: argparse.ArgumentParser) -> None:

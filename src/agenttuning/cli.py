@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -120,7 +121,7 @@ def evaluate(arguments: Arguments) -> None:
     recipe = _recipe(arguments)
     from agenttuning.evaluate import evaluate as run
 
-    run(recipe, model=arguments.model)
+    run(recipe, model=arguments.model, agent_items=arguments.items, general_items=arguments.items)
 
 
 def eval_held_in(arguments: Arguments) -> None:
@@ -276,10 +277,48 @@ def base(arguments: Arguments) -> None:
 
 
 def ablation(arguments: Arguments) -> None:
-    """train and judge the tiny ablations: agent-only, general-only, mixed"""
-    from agenttuning.miniature.ablation import ablation as run
+    """the paper's ablations of a recipe, cost first: train, judge, compare agent-only, general-only, mixed"""
+    _ablation(arguments, ())
 
-    run(arguments.path)
+
+def eta_scan(arguments: Arguments) -> None:
+    """the same for the share of agent data, eta: 0 to 1 in steps of 0.1, or --etas"""
+    from agenttuning.ablation import ETAS
+
+    _ablation(arguments, _numbers("--etas", arguments.etas, float) or ETAS)
+
+
+def _ablation(arguments: Arguments, etas: tuple[float, ...]) -> None:
+    recipe, given = _recipe(arguments), vars(arguments)
+    from agenttuning.ablation import Options
+    from agenttuning.ablation import ablation as run
+
+    verbs = {verb: given[verb.replace("-", "_")] for verb in ("eval", "eval-held-in", "eval-general")}
+    options = Options(
+        etas=etas,
+        seeds=_numbers("--seeds", arguments.seeds, int),
+        names=tuple(arguments.only),
+        data=_paths(arguments),
+        given={verb: _words(f"--{verb}", text) for verb, text in verbs.items() if text is not None},
+        train_only=arguments.train_only,
+        compare_only=arguments.compare_only,
+        dry=arguments.dry,
+    )
+    run(recipe, options, main, parse, VERBS)
+
+
+def _numbers(option: str, text: str | None, kind: type) -> tuple:
+    try:
+        return tuple(kind(one) for one in text.split(",")) if text else ()
+    except ValueError:
+        raise UserError(f"{option} {text}: numbers with commas between them are wanted, e.g. {option} 1,0") from None
+
+
+def _words(option: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{option}={text!r}: {error}; it holds words as a shell would take them") from None
 
 
 def quickstart(arguments: Arguments) -> None:
@@ -296,7 +335,7 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "push": (push, words_of.takes_push_all),
     "plan": (plan, words_of.takes_json),
     "train": (train, words_of.takes_training),
-    "eval": (evaluate, words_of.takes_model),
+    "eval": (evaluate, words_of.takes_items),
     "eval-held-in": (eval_held_in, words_of.takes_held_in),
     "eval-general": (eval_general, words_of.takes_general),
     "eval-released": (eval_released, words_of.takes_released),
@@ -310,7 +349,8 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "decontaminate": (decontaminate, words_of.takes_against),
     "export-tools": (export_tools, words_of.takes_out),
     "base": (base, words_of.takes_path),
-    "ablation": (ablation, words_of.takes_path),
+    "ablation": (ablation, words_of.takes_ablation),
+    "eta-scan": (eta_scan, words_of.takes_etas),
     "quickstart": (quickstart, words_of.takes_path),
 }
 
