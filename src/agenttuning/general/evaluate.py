@@ -62,22 +62,17 @@ def evaluate_general(
     loaded = {task: _items(task, (data or {}).get(task), practising).cut(most) for task in chosen}
     words = _prompts(rules, chosen, prompts, practising)
     print(_announcement(rules, loaded, player, folder), flush=True)
-    found: dict[str, Any] = {}
     with needs_room(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lm = player.lm()
-        for task, documents in loaded.items():
-            entry = _asked(lm, player, rules, documents, words, folder)
-            found = _published(
-                entry, _name(documents, rules.tasks[task]), folder, rules, player.model, _notes(recipe, player)
-            )
+        found = _all_asked(player, rules, loaded, words, folder, _notes(recipe, player))
     print(
         summary(found), *published_lines(recipe.name, _of_benchmark(found)), f"written: {folder}", flush=True, sep="\n"
     )
-    if void := [name for name, entry in found["tasks"].items() if entry["void"]]:
+    asked = [_name(documents, rules.tasks[task]) for task, documents in loaded.items()]
+    if void := [name for name in asked if found["tasks"][name]["void"]]:
         raise UserError(
-            f"no score of {', '.join(void)}: too many answers were lost to infrastructure; the same command asks the "
-            "lost ones again"
+            f"no score of {', '.join(void)}: more answers were lost to infrastructure than {rules.void_above:.0%}; what "
+            "was answered is kept, and the same command asks the lost ones alone"
         )
     return found
 
@@ -120,11 +115,28 @@ def _prompts(
     return originals.read(path, wanted) if wanted else originals.OWN
 
 
+def _all_asked(
+    player: Player,
+    rules: GeneralProtocol,
+    loaded: dict[str, Documents],
+    words: originals.Originals,
+    folder: Path,
+    notes: dict,
+) -> dict:
+    """The folder's scores with these tasks in them. A second process waits, and finds their answers kept."""
+    with alone_in(folder):
+        lm = player.lm()
+        for task, documents in loaded.items():
+            entry = _asked(lm, player, rules, documents, words, folder)
+            found = _published(entry, _name(documents, rules.tasks[task]), folder, rules, player.model, notes)
+    return found
+
+
 def _asked(
     lm: Any, player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path
 ) -> dict:
     task, told = documents.task, rules.tasks[documents.task]
-    answers = Answers(folder, "\0".join([player.model, player.backend, repr(told)]))
+    answers = Answers(folder, "\0".join([player.model, player.backend, str(lm.precision), repr(told)]))
     try:
         entry = run(lm, told, documents, words, folder / "docs", answers)
     finally:
@@ -133,13 +145,14 @@ def _asked(
         print(f"{task}: {answers.reused:,} answers were kept from before", flush=True)
     share = entry["lost"] / entry["asked"]
     if share > rules.void_above or not entry["n"]:
-        entry |= {"void": f"{entry['lost']} of {entry['asked']} answers were lost", "score": None, "interval": None}
+        void = f"{entry['lost']} of {entry['asked']} items lost to infrastructure, {rules.void_above:.0%} are allowed"
+        entry |= {"void": void, "score": None, "interval": None}
     return {
         **entry,
         "task": task,
         "benchmark": task,
-        "not_comparable": _why_not(documents, told, words),
-        "backend": {"name": player.backend, "label": player.says},
+        "not_comparable": _why_not(documents, told, words, entry),
+        "backend": {"name": player.backend, "label": player.says, "precision": lm.precision},
         "prompts": {"source": words.source, "sha256": words.digest} if told.prompts == "source" else None,
         "data": {
             "source": documents.source,
@@ -150,13 +163,15 @@ def _asked(
     }
 
 
-def _why_not(documents: Documents, rules: Rules, words: originals.Originals) -> str | None:
+def _why_not(documents: Documents, rules: Rules, words: originals.Originals, entry: dict) -> str | None:
     if documents.practice:
         return "practice items of our own"
     if len(documents.test) != rules.n:
         return f"{len(documents.test)} items, and the benchmark has {rules.n}"
     if rules.prompts == "source" and words is originals.OWN:
         return "asked in words of our own"
+    if entry["cut"]:
+        return f"{entry['cut']} prompts have no room in the model and lost their beginning"
     return rules.not_comparable
 
 
@@ -172,15 +187,14 @@ def _of_benchmark(found: dict) -> list[str]:
 
 def _published(entry: dict, name: str, folder: Path, rules: GeneralProtocol, model: str, notes: dict) -> dict:
     """The folder's scores with this entry, written; what earlier runs left of the same model and rules stays."""
-    with alone_in(folder):
-        path = folder / scores.FILE
-        kept = scores.read(path) if path.exists() else {}
-        if (kept.get("model"), kept.get("protocol")) != (model, rules.label):
-            kept = {"tasks": {}}
-        tasks = {**kept["tasks"], name: entry}
-        found = {"schema": scores.SCHEMA, "model": model, "protocol": rules.label, "tasks": tasks, "groups": {}}
-        found["notes"] = notes
-        scores.write(found, folder)
+    path = folder / scores.FILE
+    kept = scores.read(path) if path.exists() else {}
+    if (kept.get("model"), kept.get("protocol")) != (model, rules.label):
+        kept = {"tasks": {}}
+    tasks = {**kept["tasks"], name: entry}
+    found = {"schema": scores.SCHEMA, "model": model, "protocol": rules.label, "tasks": tasks, "groups": {}}
+    found["notes"] = notes
+    scores.write(found, folder)
     return found
 
 
@@ -199,6 +213,8 @@ def _announcement(rules: GeneralProtocol, loaded: dict[str, Documents], player: 
     lines = [f"{player.model} by {rules.label}, {player.says}; into {folder}"]
     for task, documents in loaded.items():
         lines.append(f"{task:<10} {len(documents.test):>6} items  {documents.source}")
+    if any(documents.practice for documents in loaded.values()):
+        lines.append("practice items: they show that the machinery works; the tiny model was never taught such prompts")
     return "\n".join(lines)
 
 
@@ -211,7 +227,7 @@ def summary(found: dict) -> str:
         else:
             low, high = entry["interval"]
             result = f"{entry['score']:5.1f} [{low:.1f}, {high:.1f}]"
-        statuses = ", ".join(f"{key} {count}" for key, count in entry["statuses"].items())
+        statuses = ", ".join(f"{key} {count:,}" for key, count in entry["statuses"].items())
         lines.append(f"{name:<16} {result:<22} n={entry['n']:<6} {statuses}")
         if entry["not_comparable"]:
             lines.append(f"{'':<16} not beside the paper's: {entry['not_comparable']}")
