@@ -81,7 +81,12 @@ def test_a_model_that_knows_the_letters_scores_100(model, places, tmp_path, prot
     entry = ask(lm, places, tmp_path, protocol, "mmlu")["mmlu"]
     assert (entry["score"], entry["n"], entry["statuses"]) == (100.0, 14, {"right": 14, "wrong": 0})
     assert entry["interval"][0] == pytest.approx(78.47, abs=0.01) and entry["interval"][1] == 100.0  # Wilson's
-    assert (entry["group"], entry["metric"], entry["cut"], entry["backend"]["precision"]) == ("general", "acc", 0, "float32")
+    assert (entry["group"], entry["metric"], entry["cut"], entry["backend"]["precision"]) == (
+        "general",
+        "acc",
+        0,
+        "float32",
+    )
     assert (entry["not_comparable"] is None) == (protocol == "paper")
     assert (entry["prompts"] is None) == (protocol == "stock")
 
@@ -111,7 +116,7 @@ def gold(text: str) -> int:
     [
         ("paper", "So it is {}.", 100, "1000"),
         ("paper", "So it is {}. Question: and 5?", 100, "1000"),
-        ("paper", "{:,}", 20, "0"),  # "1,000" is 0, and only "1,001" .. is 1 ..
+        ("paper", "{:,}", 0, "0"),  # 1,000 to 1,004 are read as 000, which is 0, and 001, which is no number
         ("paper", "{} - 1", 0, "1"),
         ("paper", "no", 0, None),
         ("corrected", "{:,}", 100, "1000"),
@@ -122,8 +127,6 @@ def gold(text: str) -> int:
     ],
 )
 def test_gsm8k_scores_what_is_said(model, places, tmp_path, protocol, said, score, extracted) -> None:
-    if (protocol, said) == ("paper", "{:,}"):
-        score = 0  # 1,000 to 1,004 are read as 000 (0), 001 (no Python), ..
     entry = ask(rigged(model, says=lambda text: said.format(gold(text))), places, tmp_path, protocol, "gsm8k")["gsm8k"]
     assert (entry["score"], entry["n"], entry["lost"]) == (score, 5, 0)
     [line, *_] = [json.loads(line) for line in (tmp_path / "docs" / "gsm8k.samples.jsonl").read_text().splitlines()]
@@ -160,11 +163,13 @@ def breaking(model, breaks):
 
 def test_what_is_lost_is_counted_never_scored_and_asked_again_alone(model, places, tmp_path, capsys) -> None:
     lm = breaking(model, lambda text: "Ann has 3 " in text)
-    with pytest.raises(UserError, match="no score of gsm8k: .* 5%.* asks the lost ones alone"):
+    with pytest.raises(UserError, match="no score of gsm8k: more than 5% .* asks the lost ones alone"):
         ask(lm, places, tmp_path, "paper", "gsm8k")
     found = json.loads((tmp_path / "scores.json").read_text())["tasks"]["gsm8k"]
     assert (found["n"], found["asked"], found["lost"], found["score"], found["interval"]) == (4, 5, 1, None, None)
-    assert found["void"] == "1 of 5 items lost to infrastructure, 5% are allowed" and found["lost_to"] == {"no route": 1}
+    assert found["void"] == "1 of 5 items lost to infrastructure, 5% are allowed" and found["lost_to"] == {
+        "no route": 1
+    }
     assert found["statuses"] == {"right": 4, "wrong": 0, "lost": 1} and "test/3" not in found["rewards"]
     samples = [json.loads(line) for line in (tmp_path / "docs" / "gsm8k.samples.jsonl").read_text().splitlines()]
     assert [(s["score"], s["got"], s["lost"]) for s in samples if "lost" in s] == [(None, None, "no route")]
@@ -226,7 +231,7 @@ def test_scores_stand_under_the_benchmarks_name_only_when_they_are_its_own(model
     lm = breaking(model, lambda _: False)
     assert ask(lm, places, tmp_path, "paper", "gsm8k")["gsm8k"]["not_comparable"] is None
     shown = capsys.readouterr().out
-    assert "gsm8k           100.0 [56.6, 100.0]" in shown and "published, gsm8k: llama-2-7b-chat 27.7" in shown
+    assert "gsm8k            100.0 [56.6, 100.0]" in shown and "published, gsm8k: llama-2-7b-chat 27.7" in shown
     found = ask(lm, places, tmp_path, "paper", "gsm8k", most=2)
     assert set(found) == {"gsm8k", "part-gsm8k"}  # the whole one stays
     assert found["part-gsm8k"]["not_comparable"] == "2 items, and the benchmark has 5"

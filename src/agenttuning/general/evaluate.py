@@ -71,8 +71,8 @@ def evaluate_general(
     asked = [_name(documents, rules.tasks[task]) for task, documents in loaded.items()]
     if void := [name for name in asked if found["tasks"][name]["void"]]:
         raise UserError(
-            f"no score of {', '.join(void)}: more answers were lost to infrastructure than {rules.void_above:.0%}; what "
-            "was answered is kept, and the same command asks the lost ones alone"
+            f"no score of {', '.join(void)}: more than {rules.void_above:.0%} of the answers were lost to "
+            "infrastructure; what was answered is kept, and the same command asks the lost ones alone"
         )
     return found
 
