@@ -10,7 +10,7 @@ from agenttuning.general.task_files import installed, write_documents, write_tas
 from agenttuning.miniature.lm_eval_docs import documents as miniature_documents
 
 SUBJECTS = ("global_facts", "miscellaneous")  # of the practice items: two that lm-eval has task files for
-MANY = 200  # items that are drawn besides, until most of the miniature's 47 questions have come
+MANY = 80  # items that are drawn besides, until most of the miniature's 47 questions have come
 SHOTS = 5  # eval_mmlu_hf.py, k=5; test_lm_eval_general.py holds the task files to it
 
 
