@@ -1,5 +1,5 @@
-"""`eval-general` that is killed, told to stop, short of disk, or started twice: the command typed again gives the scores
-of an undisturbed run, and asks nothing again whose answer was kept.
+"""`eval-general` killed, told to stop, short of disk, or started twice: the command typed again gives the scores of an
+undisturbed run, and asks nothing again whose answer was kept.
 """
 
 from __future__ import annotations

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import datasets  # noqa: F401  forked processes shall find it imported, as all that follows
 import lm_eval.evaluator
-import lm_eval.models.huggingface
-import lm_eval.tasks
+import lm_eval.models.huggingface  # noqa: F401
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
-import agenttuning.policies.transformers_policy
+import agenttuning.policies.transformers_policy  # noqa: F401
 from agenttuning import cli
 from agenttuning.general import evaluate, gsm8k, kept, task_files
 from agenttuning.recipe.schema import REPOSITORY
