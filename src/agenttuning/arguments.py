@@ -76,11 +76,15 @@ def takes_player(parser: argparse.ArgumentParser) -> None:
 def takes_general(parser: argparse.ArgumentParser) -> None:
     takes_player(parser)
     many = {"action": "append", "default": []}
-    parser.add_argument("--protocol", default="paper", help="paper (default), corrected or stock")
+    parser.add_argument("--protocol", default="paper", help="paper (default), corrected, stock or sampled")
     parser.add_argument("--backend", default="transformers", help="transformers (default) or vllm; --server is its own")
     parser.add_argument("--task", **many, help="mmlu, gsm8k, humaneval or mt_bench (repeatable; default all)")
     parser.add_argument("--data", **many, metavar="TASK=PATH", help="the official items (default: the Hub's)")
     parser.add_argument("--prompts", metavar="PATH", help="a checkout of THUDM/AgentTuning, which has the paper's")
+    parser.add_argument("--judge", metavar="URL", help="an OpenAI-compatible server that grades mt_bench")
+    parser.add_argument("--judge-model", metavar="NAME", help="the judge's name there, e.g. gpt-4-0613")
+    parser.add_argument("--judge-key-env", metavar="NAME", help="the environment variable with the judge's key")
+    parser.add_argument("--judgings", type=int, metavar="K", help="times that each answer is judged (default 3)")
     parser.add_argument("--items", type=int, help="at most so many items a task")
     parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
 

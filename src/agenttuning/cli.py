@@ -140,15 +140,17 @@ def eval_general(arguments: Arguments) -> None:
     """ask the model the paper's general benchmarks: MMLU, GSM8K, HumanEval, MT-Bench"""
     recipe = _recipe(arguments)
     from agenttuning.general.evaluate import evaluate_general
+    from agenttuning.general.judged import judge_of
     from agenttuning.general.players import player
 
+    judge = judge_of(arguments.judge, arguments.judge_model, arguments.judge_key_env, arguments.judgings)
     who = player(
         recipe, arguments.model, server=arguments.server, served_model=arguments.served_model,
         api_key_env=arguments.api_key_env, concurrency=arguments.concurrency, backend=arguments.backend,
     )  # fmt: skip
     evaluate_general(
         recipe, who, protocol=arguments.protocol, tasks=arguments.task or None,
-        data=dict(_pairs("--data", arguments.data)), prompts=arguments.prompts, most=arguments.items,
+        data=dict(_pairs("--data", arguments.data)), prompts=arguments.prompts, judge=judge, most=arguments.items,
         out=arguments.out,
     )  # fmt: skip
 

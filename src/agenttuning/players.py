@@ -43,8 +43,6 @@ def player(
         )
     if concurrency is not None and concurrency < 1:
         raise UserError(f"--concurrency {concurrency}: nothing would ever be asked; give at least 1")
-    label = re.sub(r"[^A-Za-z0-9._-]+", "-", served_model).strip(".-") or "served"
-
     def make(rules: Protocol) -> Any:
         from agenttuning.policies.openai import OpenAIPolicy, must_answer
 
@@ -60,7 +58,13 @@ def player(
             slots=concurrency or CONCURRENCY,
         )
 
-    return make, f"served-{label}", served_model
+    return make, served_label(served_model), served_model
+
+
+def served_label(name: str) -> str:
+    """The label of the results of a model behind a server, a folder's name."""
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
+    return f"served-{cleaned or 'served'}"
 
 
 def _in_process(recipe: Recipe, path: Any, rules: Protocol) -> Any:

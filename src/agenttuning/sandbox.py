@@ -41,11 +41,14 @@ from typing import Any
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 READY = re.compile(rb"ready ([a-z+]{1,60})\n")
-# Imported before the walls go up when the code names them; everything else cannot be imported.
+# Imported before the walls go up when a line with an import names them; everything else cannot be imported.
 MODULES = (
-    "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools",
-    "json", "math", "operator", "random", "re", "statistics", "string", "time", "typing",
+    "abc", "array", "base64", "binascii", "bisect", "calendar", "cmath", "collections", "contextlib", "copy",
+    "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "itertools",
+    "json", "keyword", "math", "numbers", "operator", "pprint", "queue", "random", "re", "statistics", "string",
+    "textwrap", "time", "types", "typing", "unicodedata", "zlib",
 )  # fmt: skip
+LATER = {"datetime": ["_strptime"], "time": ["_strptime"]}  # what a module imports when it is used
 # A range that neither Debian nor systemd gives to anyone; one for each child, so that children cannot reach each other.
 USERS = itertools.cycle(range(60706, 61184))
 
@@ -94,9 +97,7 @@ def run_functions(
 
 def _run(code: str, name: str, cases: Sequence[Sequence[Any]], limits: Limits) -> Verdict:
     arguments = [tuple(case[:-1]) for case in cases]
-    modules = [module for module in MODULES if re.search(rf"\b(?:import|from)\b.*\b{module}\b", code)]
-    rights = {"cpu_s": limits.cpu_s, "memory_bytes": limits.memory_bytes, "uid": _user()}
-    payload = marshal.dumps((code, name, arguments, modules, rights))
+    payload = marshal.dumps((code, name, arguments, modules_named(code), rights(limits)))
     for last in (False, True):
         output, ended = _exchange(payload, limits)
         ready = READY.match(output)
@@ -108,7 +109,20 @@ def _run(code: str, name: str, cases: Sequence[Sequence[Any]], limits: Limits) -
     raise AssertionError("unreachable")
 
 
-def _user() -> int | None:
+def modules_named(code: str) -> list[str]:
+    """The modules that a child has to import for this code before its walls go up."""
+    lines = [line for line in code.replace("\\\n", " ").splitlines() if "import" in line]
+    words = set(re.findall(r"\w+", "\n".join(lines)))
+    return [found for module in MODULES if module in words for found in (module, *LATER.get(module, ()))]
+
+
+def rights(limits: Limits) -> dict[str, int | None]:
+    """What a child is to give itself: its limits, and as root a user id of its own."""
+    return {"cpu_s": limits.cpu_s, "memory_bytes": limits.memory_bytes, "uid": user_id()}
+
+
+def user_id() -> int | None:
+    """A user id for one child; None where this process may not give one."""
     return next(USERS) if os.geteuid() == 0 else None
 
 
@@ -118,23 +132,29 @@ def _exchange(payload: bytes, limits: Limits) -> tuple[bytes, str]:
     with tempfile.TemporaryDirectory(prefix="sandbox-") as folder, tempfile.TemporaryFile() as question:
         question.write(payload)
         question.seek(0)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(CHILD)],
-                stdin=question,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env={},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SandboxError(f"a sandbox process could not be started: {error}") from error
+        process = start(CHILD, question, folder)
         try:
             return _listen(process, time.monotonic() + limits.wall_s, limits.output_bytes)
         finally:
             process.stdout.close()
-            _kill(process)
+            kill(process)
+
+
+def start(script: Path, stdin: Any, folder: str) -> subprocess.Popen:
+    """A child in `folder`, with nothing of this process but a pipe to it. Raises SandboxError."""
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", str(script)],
+            bufsize=0,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SandboxError(f"a sandbox process could not be started: {error}") from error
 
 
 def _listen(process: subprocess.Popen, deadline: float, most: int) -> tuple[bytes, str]:
@@ -148,19 +168,24 @@ def _listen(process: subprocess.Popen, deadline: float, most: int) -> tuple[byte
         received += part
         if len(received) > most:
             return received[:most], "output"
-        if part:
-            continue
-        try:
-            status = process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            break
-        if status in (-signal.SIGXCPU, -signal.SIGKILL):
-            return received, "timeout"
-        return received, "exit" if status == 0 else "crash"
+        if not part:
+            return received, how_it_ended(process, deadline)
     return received, "timeout"
 
 
-def _kill(process: subprocess.Popen) -> None:
+def how_it_ended(process: subprocess.Popen, deadline: float) -> str:
+    """Of a child that has closed its pipe: "exit" (status 0), "crash" or "timeout"."""
+    try:
+        status = process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return "timeout"
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "timeout"
+    return "exit" if status == 0 else "crash"
+
+
+def kill(process: subprocess.Popen) -> None:
+    """End a child, and all that it may have started."""
     if process.returncode is None:  # its group cannot have gone to somebody else: nobody has waited for it
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -94,10 +94,8 @@ def suite_for(recipe: Recipe, folder: Path = FOLDER) -> Suite:
         if recipe.mixture.sources.keys() <= set(suite.judges):
             return suite
     raise UserError(
-        f"{recipe.name} is trained on {', '.join(recipe.mixture.sources)}, and the benchmarks for that (AgentBench's "
-        "ALFWorld, WebShop, Mind2Web, KG, DB, OS, the paper's held-out tasks and MT-Bench) are not in this version; "
-        "numbers from other tasks would be no comparison with the paper. What can be had today: lm-eval's own mmlu, "
-        f"gsm8k and humaneval (`lm_eval run --model hf --model_args pretrained={recipe.run_dir / 'model'} "
-        "--tasks mmlu,gsm8k --apply_chat_template`), the published table (`agenttuning compare`), and the whole "
-        "evaluation in small with recipes/agentlm-tiny"
+        f"{recipe.name} is trained on {', '.join(recipe.mixture.sources)}, and no suite of evaluation/suites/ judges "
+        "models of that; numbers from other tasks would be no comparison with the paper; the paper's held-in tasks are "
+        f"`agenttuning eval-held-in {recipe.path}`, its general ones `agenttuning eval-general {recipe.path}` (docs/"
+        "held-in.md, docs/general.md); the whole evaluation in small is that of recipes/agentlm-tiny"
     )

@@ -212,8 +212,8 @@ def test_what_cannot_be_judged_is_refused(run, settings) -> None:
 
 
 @pytest.mark.parametrize("size", ["7b", "13b", "70b"])
-def test_the_papers_sizes_have_no_suite_yet(size) -> None:
-    with pytest.raises(UserError, match="not in this version.*lm_eval run.*agentlm-tiny"):
+def test_the_papers_sizes_have_no_suite_and_are_told_their_verbs(size) -> None:
+    with pytest.raises(UserError, match="eval-held-in .*eval-general .*agentlm-tiny"):
         evaluate(recipe.load(REPOSITORY / f"recipes/agentlm-{size}/sft.yaml"))
 
 

@@ -214,6 +214,16 @@ def test_attempts_wait_longer_and_longer_without_chance() -> None:
             },
             ContextLimit(4000, 4096),
         ),
+        (
+            400,
+            {
+                "error": {
+                    "message": "max_tokens=4096 cannot be greater than max_model_len=max_total_tokens=2048. Please "
+                    "request fewer output tokens."
+                }
+            },
+            ContextLimit(0, 2048),
+        ),
         (400, {"error": {"message": "the template cannot render this"}}, None),
         (500, {"error": {"message": FULL}}, None),
     ],
@@ -253,6 +263,27 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+def test_a_reply_may_fill_the_context_where_that_is_wanted() -> None:
+    """The room is the limit that the error says, less the prompt that the usage of one token's reply counts."""
+    faults = {0: "overflow", 3: "overflow", 4: "overflow"}
+    with FaultyServer(lambda number, messages: faults.get(number)) as server:
+        filling = policy(server.url, max_new_tokens=4096, fill_context=True)
+        assert ask(filling, turn()) == [reply_to(server.asked[0]["messages"])]
+        assert [body["max_tokens"] for body in server.asked] == [4096, 1, 4096 - 7]
+        assert filling.rooms == {("a", 0): 4089} and filling.counts["replies"] == 1
+        # not even one token fits
+        assert ask(filling, turn(1)) == [ContextLimit(3969, 4096)]
+        assert filling.counts["context_limit"] == 1 and ("a", 1) not in filling.rooms
+    with FaultyServer(lambda number, messages: "overflow") as server:
+        assert ask(policy(server.url), turn()) == [ContextLimit(3969, 4096)]
+        assert len(server.asked) == 1
+
+
+def test_the_names_that_a_server_gives_its_model_are_counted() -> None:
+    body = {"choices": [{"message": {"content": "x"}}], "model": "gpt-4-0613\x1b" + "x" * 200}
+    assert read_completion(json.dumps(body).encode()).model == "gpt-4-0613" + "x" * 89
 
 
 @given(data=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))

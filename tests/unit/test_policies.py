@@ -68,6 +68,14 @@ def test_batched_greedy_is_one_by_one_greedy(model, prompts, width) -> None:
     assert 20 in lengths
 
 
+def test_each_prompt_may_have_a_limit_of_its_own(model, prompts) -> None:
+    limits = [1 + 3 * (place % 6) for place in range(len(prompts))]
+    whole = decode(model, prompts)
+    assert decode(model, prompts, max_new_tokens=limits, width=5) == [
+        reply[:most] for reply, most in zip(whole, limits, strict=True)
+    ]
+
+
 def test_own_loop_is_transformers_generate(model, prompts) -> None:
     for prompt, reply in zip(prompts, decode(model, prompts), strict=True):
         ids = torch.tensor([prompt])
@@ -182,6 +190,24 @@ def test_a_prompt_without_room_for_a_reply_is_not_cut(tokenizer) -> None:
     assert policy_of(policy.model, tokenizer, context=room - 1)([Turn(short, "b", 0)]) == [
         ContextLimit(room - 8, room - 1)
     ]
+
+
+def test_a_reply_may_fill_the_context_where_that_is_wanted(tokenizer) -> None:
+    model = tiny_llama(len(tokenizer), 512)
+    turns = [Turn(messages("x " * size), f"{size}", 1) for size in (1, 20, 40, 60)]
+    sizes = [len(chat.encode_prompt(turn.messages, tokenizer)) for turn in turns]
+    context = sizes[2] + 5  # room for more than 8 tokens, for 8 or more, for 5, for none
+    policy = policy_of(model, tokenizer, context=context, fill_context=True)
+    policy.stop = set()  # a reply ends where it may not go on
+    replies = policy(turns)
+    prompts = [chat.encode_prompt(turn.messages, tokenizer) for turn in turns[:3]]
+    wanted = decode(model, prompts, max_new_tokens=[8, 8, 5], stop=set())
+    assert replies[:3] == [chat.decode_reply(ids, tokenizer) for ids in wanted]
+    assert replies[3] == ContextLimit(sizes[3], context)
+    assert policy.rooms == {("40", 1): 5} and policy.counts["unfinished"] == 3
+    assert [isinstance(reply, ContextLimit) for reply in policy_of(model, tokenizer, context=context)(turns)] == [
+        False, False, True, True,
+    ]  # fmt: skip
 
 
 def test_a_prompt_is_cut_at_its_beginning_where_the_protocol_says_so(tokenizer) -> None:

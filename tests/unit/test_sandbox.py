@@ -23,7 +23,7 @@ PATHS = [str(Path.home()), "/etc/passwd", __file__, "/proc/self/environ", ".", "
 def level(request, monkeypatch, tmp_path) -> str:
     """Each level of protection that a machine may have."""
     if request.param == "ordinary user":
-        monkeypatch.setattr(sandbox, "_user", lambda: None)
+        monkeypatch.setattr(sandbox, "user_id", lambda: None)
     if request.param == "no syscall filter":
         child = tmp_path / "child.py"
         source = sandbox.CHILD.read_text()
@@ -177,7 +177,7 @@ def test_the_limits_alone_let_no_file_be_opened(path, monkeypatch, tmp_path) -> 
     source = sandbox.CHILD.read_text()
     child.write_text(source.replace('"x86_64": (', '"x": (').replace("sys.addaudithook(audit)", "pass"))
     monkeypatch.setattr(sandbox, "CHILD", child)
-    monkeypatch.setattr(sandbox, "_user", lambda: None)
+    monkeypatch.setattr(sandbox, "user_id", lambda: None)
     assert _reads(path).passed
 
 

@@ -16,12 +16,17 @@ LOCK = "lock.json"  # beside the cards
 
 
 def pin(
-    card: SourceCard, path: str | Path | None = None, known: str | None = None, lock: Path | None = None
+    card: SourceCard,
+    path: str | Path | None = None,
+    known: str | None = None,
+    lock: Path | None = None,
+    repo_type: str = "dataset",
 ) -> SourceCard:
     """The card with its revision resolved to a commit, so that what is recorded is what is read.
 
     `lock` is a lock file: what it says of this Hub id and revision is used without asking the Hub, and a commit that
-    the Hub gives is written to it. `known` is the commit of an earlier preparation, kept when the Hub cannot be asked.
+    the Hub gives is written to it. `repo_type` is dataset, space or model. `known` is the commit of an earlier
+    preparation, kept when the Hub cannot be asked.
     """
     if local_path(card, path) is not None:
         return card
@@ -30,7 +35,8 @@ def pin(
     from huggingface_hub import HfApi
 
     try:
-        commit = reach_hub(card, lambda hub_id: HfApi().dataset_info(hub_id, revision=card.revision).sha)
+        asked = {"dataset": HfApi().dataset_info, "space": HfApi().space_info, "model": HfApi().model_info}[repo_type]
+        commit = reach_hub(card, lambda hub_id: asked(hub_id, revision=card.revision).sha)
         if lock:
             _write_lock(lock, card, commit)
     except UserError:

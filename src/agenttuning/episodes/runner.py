@@ -94,7 +94,7 @@ def play(
     run = _Run(room, rules, prompts, asker, store, key, pending, retries, wait_s, env_timeout_s, counts, shown, records)
     try:
         if pending:
-            _complete(run.play(policy, live))
+            complete(run.play(policy, live))
     finally:
         shown.close()
     if counts:
@@ -102,7 +102,8 @@ def play(
     return [run.records[item["id"]] for item in items]
 
 
-def _complete(work: Coroutine) -> None:
+def complete(work: Coroutine) -> None:
+    """Run `work` to its end, also where an event loop runs already."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,8 +1,9 @@
 """`agenttuning eval-general`: a model is asked the paper's general benchmarks, and what came out is written.
 
-<run directory>/eval/LABEL/general/PROTOCOL/BACKEND/ gets scores.json, answers.jsonl (every answer as it came) and docs/
-(items, lm-eval's task files, and what was asked, answered and wanted). A run that was ended goes on. A score bears the
-benchmark's name only over all its official items; one over practice items or a part of them says so in its name.
+<run directory>/eval/LABEL/general/PROTOCOL/BACKEND/ gets scores.json, answers.jsonl (every answer as it came), docs/
+(items, lm-eval's task files, and what was asked, answered and wanted) and mt_bench/ (answers and verdicts). A run that
+was ended goes on. A score bears the benchmark's name only over all its official items; one over practice items or a
+part of them says so in its name.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from agenttuning.data.folders import alone_in
 from agenttuning.disk import needs_room
 from agenttuning.errors import UserError
 from agenttuning.general import documents as items
-from agenttuning.general import originals
+from agenttuning.general import judged, originals
 from agenttuning.general.documents import Documents
 from agenttuning.general.engine import run
 from agenttuning.general.kept import Answers
+from agenttuning.general.mt_bench import Judge, Questions
 from agenttuning.general.players import Player
 from agenttuning.general.protocol import GeneralProtocol, Rules, find
 from agenttuning.recipe.keys import nearest
@@ -45,31 +47,34 @@ def evaluate_general(
     tasks: Iterable[str] | None = None,
     data: Mapping[str, str | Path] | None = None,
     prompts: str | Path | None = None,
+    judge: Judge | None = None,
     most: int | None = None,
     out: str | Path | None = None,
 ) -> dict:
     """Ask the benchmarks of a protocol, print the scores and return what scores.json holds.
 
     data: {task: official items}; without it they are read from the Hub, and for the tiny twin made here. prompts: a
-    checkout of THUDM/AgentTuning, where a protocol has the original's prompts. most: at most so many items a task.
+    checkout of THUDM/AgentTuning, where a protocol has the original's prompts. judge: of mt_bench; without one its
+    answers are made and kept, and nothing is scored. most: at most so many items a task.
     Raises UserError for an unknown protocol or task, for items or prompts that cannot be read, and, when all is written
     and printed, for tasks that lost so many items that they have no score.
     """
     rules = find(protocol)
-    chosen = _chosen(rules, tasks, data or {})
+    chosen = _chosen(rules, tasks, data or {}, player)
     folder = Path(out) if out else recipe.run_dir / "eval" / player.label / "general" / rules.name / player.backend
     practising = is_practice(recipe)
-    loaded = {task: _items(task, (data or {}).get(task), practising).cut(most) for task in chosen}
+    if judge is not None and judged.TASK not in chosen:
+        raise UserError("a judge is named and mt_bench is not asked; it would do nothing; leave --judge out")
+    loaded = {task: _items(task, (data or {}).get(task), practising, most) for task in chosen}
     words = _prompts(rules, chosen, prompts, practising)
     print(_announcement(rules, loaded, player, folder), flush=True)
     with needs_room(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        found = _all_asked(player, rules, loaded, words, folder, _notes(recipe, player))
-    print(
-        summary(found), *published_lines(recipe.name, _of_benchmark(found)), f"written: {folder}", flush=True, sep="\n"
-    )
-    asked = [_name(documents, rules.tasks[task]) for task, documents in loaded.items()]
-    if void := [name for name in asked if found["tasks"][name]["void"]]:
+        with alone_in(folder):  # a second process waits, and finds the answers of the first
+            found, played = _all_asked(player, rules, loaded, words, judge, folder, _notes(recipe, player))
+    of_benchmark = [name for name in played if found["tasks"][name]["not_comparable"] is None]
+    print(summary(found), *published_lines(recipe.name, of_benchmark), f"written: {folder}", flush=True, sep="\n")
+    if void := [name for name in played if found["tasks"][name]["void"] and found["tasks"][name]["lost"]]:
         raise UserError(
             f"no score of {', '.join(void)}: more than {rules.void_above:.0%} of the answers were lost to "
             "infrastructure; what was answered is kept, and the same command asks the lost ones alone"
@@ -82,8 +87,14 @@ def is_practice(recipe: Recipe) -> bool:
     return all(name.startswith("miniature-") for name in recipe.mixture.sources)
 
 
-def _chosen(rules: GeneralProtocol, tasks: Iterable[str] | None, data: Mapping[str, Any]) -> list[str]:
+def _chosen(rules: GeneralProtocol, tasks: Iterable[str] | None, data: Mapping[str, Any], player: Player) -> list[str]:
     chosen = list(rules.tasks) if tasks is None else list(dict.fromkeys(tasks))
+    if player.policy is None and judged.TASK in chosen:
+        why = f"{judged.TASK} is a conversation, for which vLLM is asked as a server (`vllm serve`, --server URL)"
+        if tasks is not None:
+            raise UserError(f"{why}; nothing would be answered")
+        print(f"not asked: {why}", flush=True)
+        chosen.remove(judged.TASK)
     for name in [*chosen, *data]:
         if name not in rules.tasks:
             raise UserError(
@@ -94,8 +105,11 @@ def _chosen(rules: GeneralProtocol, tasks: Iterable[str] | None, data: Mapping[s
     return chosen
 
 
-def _items(task: str, path: str | Path | None, practising: bool) -> Documents:
-    return items.practice(task, PRACTICE_ITEMS) if path is None and practising else items.load(task, path)
+def _items(task: str, path: str | Path | None, practising: bool, most: int | None) -> Documents | Questions:
+    if task == judged.TASK:
+        return judged.questions(path, practising, most)
+    found = items.practice(task, PRACTICE_ITEMS) if path is None and practising else items.load(task, path)
+    return found.cut(most)
 
 
 def _prompts(
@@ -118,24 +132,29 @@ def _prompts(
 def _all_asked(
     player: Player,
     rules: GeneralProtocol,
-    loaded: dict[str, Documents],
+    loaded: dict[str, Documents | Questions],
     words: originals.Originals,
+    judge: Judge | None,
     folder: Path,
     notes: dict,
-) -> dict:
-    """The folder's scores with these tasks in them. A second process waits, and finds their answers kept."""
-    with alone_in(folder):
-        lm = player.lm()
-        for task, documents in loaded.items():
-            entry = _asked(lm, player, rules, documents, words, folder)
-            found = _published(entry, _name(documents, rules.tasks[task]), folder, rules, player.model, notes)
-    return found
+) -> tuple[dict, list[str]]:
+    """What scores.json holds with these tasks in it, and the names that they have there."""
+    found: dict[str, Any] = {}
+    played: list[str] = []
+    for task, asked in loaded.items():
+        if task == judged.TASK:
+            name, entry = asked.task, judged.ask(player, asked, judge, folder / "mt_bench")
+        else:
+            name, entry = _name(asked, rules.tasks[task]), _asked(player, rules, asked, words, folder)
+        played.append(name)
+        found = _published(entry, name, folder, rules, player.model, notes)
+    return found, played
 
 
 def _asked(
-    lm: Any, player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path
+    player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path
 ) -> dict:
-    task, told = documents.task, rules.tasks[documents.task]
+    task, told, lm = documents.task, rules.tasks[documents.task], player.lm()
     answers = Answers(folder, "\0".join([player.model, player.backend, str(lm.precision), repr(told)]))
     try:
         entry = run(lm, told, documents, words, folder / "docs", answers)
@@ -181,10 +200,6 @@ def _name(documents: Documents, rules: Rules) -> str:
     return documents.task if len(documents.test) == rules.n else f"part-{documents.task}"
 
 
-def _of_benchmark(found: dict) -> list[str]:
-    return [name for name, entry in found["tasks"].items() if entry["not_comparable"] is None]
-
-
 def _published(entry: dict, name: str, folder: Path, rules: GeneralProtocol, model: str, notes: dict) -> dict:
     """The folder's scores with this entry, written; what earlier runs left of the same model and rules stays."""
     path = folder / scores.FILE
@@ -209,11 +224,18 @@ def _notes(recipe: Recipe, player: Player) -> dict:
     }
 
 
-def _announcement(rules: GeneralProtocol, loaded: dict[str, Documents], player: Player, folder: Path) -> str:
+def _announcement(
+    rules: GeneralProtocol, loaded: dict[str, Documents | Questions], player: Player, folder: Path
+) -> str:
     lines = [f"{player.model} by {rules.label}, {player.says}; into {folder}"]
     for task, documents in loaded.items():
-        lines.append(f"{task:<10} {len(documents.test):>6} items  {documents.source}")
-    if any(documents.practice for documents in loaded.values()):
+        n, source = (
+            (len(documents.items), documents.data["source"])
+            if isinstance(documents, Questions)
+            else (len(documents.test), documents.source)
+        )
+        lines.append(f"{task:<10} {n:>6} items  {source}")
+    if any(isinstance(documents, Documents) and documents.practice for documents in loaded.values()):
         lines.append("practice items: they show that the machinery works; the tiny model was never taught such prompts")
     return "\n".join(lines)
 
@@ -226,7 +248,8 @@ def summary(found: dict) -> str:
             result = f"void: {entry['void']}"
         else:
             low, high = entry["interval"]
-            result = f"{entry['score']:5.1f} [{low:.1f}, {high:.1f}]"
+            digits = 2 if entry["metric"] == "rating" else 1
+            result = f"{entry['score']:5.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
         statuses = ", ".join(f"{key} {count:,}" for key, count in entry["statuses"].items())
         lines.append(f"{name:<16} {result:<22} n={entry['n']:<6} {statuses}")
         if entry["not_comparable"]:

@@ -53,7 +53,8 @@ def fschat(messages: list[dict], bos: str) -> str:
 class Asking:
     """Mixed into a class of lm-eval in front of it: the protocol's prompts, and answers that are kept.
 
-    `ask_by` must be called before a task is run. `rendered`: the messages of each prompt made since then.
+    `ask_by` must be called before a task is run. `rendered`: the messages of each prompt made since then. The class
+    that it is mixed into says in `longest()` how many tokens prompt and reply may have.
     """
 
     rules: Rules
@@ -65,10 +66,6 @@ class Asking:
         """Ask by these rules from now on, and keep answers there."""
         self.rules, self.answers, self.rendered = rules, answers, {}
         self._max_length = self.longest()
-
-    def longest(self) -> int | None:
-        """Tokens that the model has room for; None: as the class of lm-eval finds out."""
-        return None
 
     def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
         """A prompt as text. lm-eval gives a last assistant message where the answer's beginning is fixed."""

@@ -16,6 +16,7 @@ from agenttuning.recipe.yaml_io import read_mapping
 
 FOLDER = REPOSITORY / "evaluation" / "general"
 TASK_FILES = REPOSITORY / "evaluation" / "lm_eval"
+OTHERS = ("sources", "mt_bench")  # files of FOLDER that are no protocols: where items are, MT-Bench's own rules
 BENCHMARKS = ("mmlu", "gsm8k", "humaneval", "mt_bench")
 
 
@@ -66,7 +67,7 @@ class _File:
 
 def find(name: str, folder: Path = FOLDER) -> GeneralProtocol:
     """A protocol by its name in evaluation/general/. Raises UserError where there is none, or for a wrong value."""
-    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    known = sorted(file.stem for file in folder.glob("*.yaml") if file.stem not in OTHERS)
     if name not in known:
         raise UserError(f"there is no general protocol {name!r}; nothing could be asked by it; {nearest(name, known)}")
     path = folder / f"{name}.yaml"

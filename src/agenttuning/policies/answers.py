@@ -12,14 +12,17 @@ from email.utils import parsedate_to_datetime
 from agenttuning.policies import ContextLimit
 
 SAID_CHARS = 300  # of a server's error that are kept
+NAME_CHARS = 100  # of the name that a server gives its model
 # How servers say that prompt and reply do not fit: OpenAI's error code, llama.cpp's error type, and the words of OpenAI
 # and vLLM, llama.cpp, TGI (a validation error, status 422).
 OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size_error|maximum context length|longer than the maximum model length"
-    r"|exceeds the available context size|`inputs` (?:tokens \+ `max_new_tokens` )?must (?:be|have)"
+    r"|exceeds the available context size|cannot be greater than max_model_len"
+    r"|`inputs` (?:tokens \+ `max_new_tokens` )?must (?:be|have)"
 )
 LIMIT = re.compile(
-    r"(?:maximum context length (?:is|of)|available context size \(|`max_new_tokens` must be <=) ?(\d{1,9})"
+    r"(?:maximum context length (?:is|of)|available context size \(|`max_new_tokens` must be <=|max_model_len="
+    r"(?:max_total_tokens=)?) ?(\d{1,9})"
 )
 ASKED = re.compile(
     r"\((\d{1,9}) in the messages|resulted in (\d{1,9}) tokens|(?:has|contains|at least) (\d{1,9}) input tokens"
@@ -37,10 +40,23 @@ class Again(Exception):
 
 @dataclass(frozen=True)
 class Completion:
-    """A reply, and what is to be counted for it."""
+    """A reply, what is to be counted for it, and the name that the server gives the model ("" where it does not)."""
 
     text: str
     counts: dict[str, int]
+    model: str = ""
+
+
+def read_object(data: bytes, hide: Callable[[str], str] = str) -> dict:
+    """A JSON object. Raises Again for bytes that are none, which says what `hide` makes of them."""
+    text, _ = _decoded(data)
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise Again(f"an answer that is no JSON object: {_shortened(hide(text))}")
+    return answer
 
 
 def read_completion(data: bytes, hide: Callable[[str], str] = str) -> Completion:
@@ -69,7 +85,10 @@ def read_completion(data: bytes, hide: Callable[[str], str] = str) -> Completion
         "unfinished": int(choice.get("finish_reason") == "length"),
         "cleaned": int(broken or cleaned != reply),
     }
-    return Completion(cleaned, {name: n for name, n in counts.items() if n})
+    name = answer.get("model")
+    shown = _shortened(hide(name))[:NAME_CHARS] if isinstance(name, str) else ""
+    shown = "".join(filter(str.isprintable, shown))
+    return Completion(cleaned, {name: n for name, n in counts.items() if n}, shown)
 
 
 def overflow_of(code: int, data: bytes) -> ContextLimit | None:

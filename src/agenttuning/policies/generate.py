@@ -7,6 +7,7 @@ checks a token. This loop drops a row at its last token. `tests/unit/test_polici
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,14 +19,15 @@ def generate(
     model: PreTrainedModel,
     prompts: list[list[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     stop: set[int],
     pad: int,
     temperature: float = 0.0,
     rngs: list[random.Random] | None = None,
     width: int = 32,
 ) -> list[list[int]]:
-    """New token ids for each prompt, in the order given, without the stop token.
+    """New token ids for each prompt, in the order given, without the stop token. `max_new_tokens` is one number for
+    all, or one for each prompt.
 
     Prompts are sorted by length and decoded `width` at a time, left-padded. Greedy at `temperature` 0; otherwise token
     by token from the tempered distribution with the row's own generator in `rngs`, so that a row does not depend on its
@@ -38,6 +40,7 @@ def generate(
         raise ValueError("an empty prompt has no last token to go on from")
     if temperature > 0 and (rngs is None or len(rngs) != len(prompts)):
         raise ValueError("sampling needs one generator a prompt")
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     replies: list[list[int]] = [[] for _ in prompts]
     was_training = model.training
@@ -47,7 +50,8 @@ def generate(
             for start in range(0, len(order), width):
                 rows = order[start : start + width]
                 chosen = [rngs[row] for row in rows] if rngs is not None else None
-                found = _decode(model, [prompts[row] for row in rows], max_new_tokens, stop, pad, temperature, chosen)
+                most = [limits[row] for row in rows]
+                found = _decode(model, [prompts[row] for row in rows], most, stop, pad, temperature, chosen)
                 for row, reply in zip(rows, found, strict=True):
                     replies[row] = reply
     finally:
@@ -58,7 +62,7 @@ def generate(
 def _decode(
     model: PreTrainedModel,
     prompts: list[list[int]],
-    max_new_tokens: int,
+    limits: list[int],
     stop: set[int],
     pad: int,
     temperature: float,
@@ -76,7 +80,7 @@ def _decode(
     cache = DynamicCache(config=model.config)
     live = list(range(len(prompts)))
     replies: list[list[int]] = [[] for _ in prompts]
-    for _ in range(max_new_tokens):
+    for _ in range(max(limits)):
         logits = model(
             input_ids=ids,
             attention_mask=mask,
@@ -90,7 +94,8 @@ def _decode(
         for place, token in enumerate(tokens):
             if token not in stop:
                 replies[live[place]].append(token)
-                keep.append(place)
+                if len(replies[live[place]]) < limits[live[place]]:
+                    keep.append(place)
         if not keep:
             break
         ids = torch.tensor([[tokens[place]] for place in keep], device=device)

@@ -13,16 +13,17 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from agenttuning.errors import UserError
 from agenttuning.policies import ContextLimit, GaveUp, Turn
-from agenttuning.policies.answers import Again, overflow_of, read_completion, retry_after, said
+from agenttuning.policies.answers import Again, Completion, overflow_of, read_completion, read_object, retry_after, said
 
 log = logging.getLogger(__name__)
 ENDS_THE_RUN = {401: "the key is missing or wrong", 403: "the key may not use it", 404: "no such path or model"}
@@ -60,9 +61,13 @@ class OpenAIPolicy:
     Proxies and certificates of the environment variables are honoured as httpx does (HTTPS_PROXY, SSL_CERT_FILE),
     except that a server on this machine is never asked through a proxy. Redirects are not followed.
 
+    With `fill_context` a reply may be as long as the room that its prompt leaves, where that is less than
+    `max_new_tokens` and the server says its limit and counts prompts: it is then asked for that many. `rooms` has that
+    room, in tokens, by (item, turn).
+
     `counts` says what was done: replies, tokens (new ones), prompt_tokens, `unfinished` (replies that ran into
-    max_new_tokens), `cleaned` (broken text), `asked_again`, `context_limit`. Raises UserError for a URL that cannot be
-    asked or a variable that is not set.
+    max_new_tokens), `cleaned` (broken text), `asked_again`, `context_limit`; `served` counts the names that the server
+    gives the model that answered. Raises UserError for a URL that cannot be asked or a variable that is not set.
     """
 
     def __init__(
@@ -78,12 +83,15 @@ class OpenAIPolicy:
         key_variable: str | None = None,
         slots: int = 160,
         patience: Patience | None = None,
+        fill_context: bool = False,
     ) -> None:
         self.base_url, self.model, self.slots = _checked(base_url), model, slots
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.truncate_prompt_tokens, self.system_prompt = truncate_prompt_tokens, system_prompt
         self.patience, self._key = patience or Patience(), _key(key_variable)
+        self.fill_context, self.rooms = fill_context, {}
         self.counts: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()
         self._clients: list[httpx.AsyncClient] | None = None
         self._free: list[httpx.AsyncClient] = []
         self._context, self._told, self._heard = None, -TELL_S, 0.0
@@ -134,11 +142,55 @@ class OpenAIPolicy:
 
     async def ask(self, turn: Turn) -> str | ContextLimit:
         """One reply. Raises GaveUp for what stays broken, UserError for what would be so for every turn."""
-        body = json.dumps(self.payload(turn)).encode("ascii")
+        asked = self.payload(turn)
+        answer = await self._until_answered(asked)
+        if isinstance(answer, ContextLimit) and self.fill_context:
+            answer = await self._fill(turn, asked, answer)
+        if isinstance(answer, ContextLimit):
+            self.counts["context_limit"] += 1
+            return answer
+        self.counts.update(answer.counts)
+        self.served.update([answer.model] if answer.model else [])
+        # vLLM shows the blank that Llama's first token begins with; TGI, which the paper used, and `decode` do not
+        return answer.text.removeprefix(" ")
+
+    async def _fill(self, turn: Turn, asked: dict, full: ContextLimit) -> Completion | ContextLimit:
+        # One token is asked for first, for its usage: what an error says of the prompt may be a lower bound alone
+        # (newer vLLM reads no further than the limit less max_tokens, and says "at least").
+        one = await self._until_answered(asked | {"max_tokens": 1})
+        if isinstance(one, ContextLimit):
+            return one
+        prompt = one.counts.get("prompt_tokens", 0)
+        if not 0 < prompt < full.limit:
+            return ContextLimit(prompt or full.prompt_tokens, full.limit)
+        self.rooms[turn.item, turn.number] = full.limit - prompt
+        return await self._until_answered(asked | {"max_tokens": full.limit - prompt})
+
+    async def post(self, path: str, payload: dict) -> dict | ContextLimit:
+        """The JSON object that `base_url` + `path` answers to `payload`, as patiently as `ask` and with what it
+        raises. For what is no conversation: /completions.
+        """
+        return await self._patiently(path, payload, read_object)
+
+    async def context(self) -> int | None:
+        """Tokens that prompt and reply may have together, where the server says so at /models (vLLM: max_model_len)."""
+        with self._client() as client:
+            try:
+                listed = (await client.get(f"{self.base_url}/models")).json()["data"]
+                found = next(one.get("max_model_len") for one in listed if one["id"] == self.model)
+            except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+                return None
+        return found if isinstance(found, int) and found > 0 else None
+
+    async def _until_answered(self, asked: dict) -> Completion | ContextLimit:
+        return await self._patiently("/chat/completions", asked, read_completion)
+
+    async def _patiently(self, path: str, payload: dict, read: Callable[..., Any]) -> Any:
+        body = json.dumps(payload).encode("ascii")
         patience, begun, there = self.patience, time.monotonic(), False
         for attempt in range(patience.retries + 1):
             try:
-                return await self._ask(body)
+                return await self._ask(path, body, read)
             except (Again, httpx.TransportError, TimeoutError) as error:
                 there = there or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 reason = self._hidden(str(error) or type(error).__name__)
@@ -176,8 +228,8 @@ class OpenAIPolicy:
             asked["top_p"] = 1.0
         return asked
 
-    async def _ask(self, body: bytes) -> str | ContextLimit:
-        url, headers = f"{self.base_url}/chat/completions", {"Content-Type": "application/json"}
+    async def _ask(self, path: str, body: bytes, read: Callable[..., Any]) -> Any:
+        url, headers = f"{self.base_url}{path}", {"Content-Type": "application/json"}
         data = bytearray()
         with self._client() as client:
             async with (
@@ -191,16 +243,12 @@ class OpenAIPolicy:
                         raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
         if response.status_code != 200:
             return self._refused(response, bytes(data))
-        completion = read_completion(bytes(data), self._hidden)
-        self.counts.update(completion.counts)
-        # vLLM shows the blank that Llama's first token begins with; TGI, which the paper used, and `decode` do not
-        return completion.text.removeprefix(" ")
+        return read(bytes(data), self._hidden)
 
     def _refused(self, response: httpx.Response, data: bytes) -> ContextLimit:
         # hidden before it is shortened: half a key would not be found
         code, text = response.status_code, said(self._hidden(data.decode("utf-8", "replace")).encode())
         if (limit := overflow_of(code, data)) is not None:
-            self.counts["context_limit"] += 1
             return limit
         if code in AGAIN or code >= 500:
             raise Again(f"status {code}: {text}", retry_after(response.headers.get("Retry-After")))

@@ -23,8 +23,12 @@ class TransformersPolicy:
     kept, the first `<s>` and the end (vLLM's name; the cut is that of the released evaluation's server, TGI, whose
     tokenizer puts `<s>` before what it has cut; half an instruction can be lost).
 
-    `counts` says what was done: replies, tokens, `unfinished` (replies that ran into `max_new_tokens`), and `truncated`
-    (prompts that lost their beginning).
+    With `fill_context` a reply may be as long as the room that its prompt leaves, where that is less than
+    `max_new_tokens`: only a prompt that leaves none is answered with ContextLimit. `rooms` has that room, in tokens, by
+    (item, turn).
+
+    `counts` says what was done: replies, tokens, `unfinished` (replies that ran into `max_new_tokens`, or into the end
+    of the context), and `truncated` (prompts that lost their beginning).
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class TransformersPolicy:
         width: int = 32,
         context: int | None = None,
         truncate_prompt_tokens: int | None = None,
+        fill_context: bool = False,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise UserError(
@@ -52,7 +57,8 @@ class TransformersPolicy:
         self.context = context or model.config.max_position_embeddings
         if truncate_prompt_tokens is not None and truncate_prompt_tokens < 1:
             raise ValueError(f"truncate_prompt_tokens is {truncate_prompt_tokens}; a prompt has at least one token")
-        self.truncate_prompt_tokens = truncate_prompt_tokens
+        self.truncate_prompt_tokens, self.fill_context = truncate_prompt_tokens, fill_context
+        self.rooms: dict[tuple[str, int], int] = {}
         self.counts: Counter[str] = Counter()
 
     def __call__(self, turns: list[Turn]) -> list[str | ContextLimit]:
@@ -69,12 +75,13 @@ class TransformersPolicy:
             self.counts["truncated"] += sum(len(prompt) > self.truncate_prompt_tokens for prompt in prompts)
             prompts = [self._cut(prompt) for prompt in prompts]
         replies: list[str | ContextLimit] = [ContextLimit(len(prompt), self.context) for prompt in prompts]
-        fits = [row for row, prompt in enumerate(prompts) if len(prompt) + self.max_new_tokens <= self.context]
+        limits = [self._most(turn, len(prompt)) for turn, prompt in zip(turns, prompts, strict=True)]
+        fits = [row for row, most in enumerate(limits) if most]
         pad = self.tokenizer.pad_token_id
         found = generate(
             self.model,
             [prompts[row] for row in fits],
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=[limits[row] for row in fits],
             stop=self.stop,
             pad=self.tokenizer.eos_token_id if pad is None else pad,  # masked, so any id does
             temperature=self.temperature,
@@ -86,9 +93,18 @@ class TransformersPolicy:
         self.counts.update(
             replies=len(found),
             tokens=sum(map(len, found)),
-            unfinished=sum(len(ids) == self.max_new_tokens for ids in found),
+            unfinished=sum(len(ids) == limits[row] for row, ids in zip(fits, found, strict=True)),
         )
         return replies
+
+    def _most(self, turn: Turn, prompt: int) -> int:
+        room = self.context - prompt
+        if room >= self.max_new_tokens:
+            return self.max_new_tokens
+        if not self.fill_context or room < 1:
+            return 0
+        self.rooms[turn.item, turn.number] = room
+        return room
 
     def _cut(self, prompt: list[int]) -> list[int]:
         keep = self.truncate_prompt_tokens

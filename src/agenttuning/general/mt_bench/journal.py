@@ -1,0 +1,97 @@
+"""An append-only file of records that survives a kill at any instant, one JSON object a line, found again by `key`.
+
+A key says all that decides a record, so that one made under other rules, by other weights or about another text is not
+found and does no harm: nothing is ever put aside. Whoever writes holds data.folders.alone_in of the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+from agenttuning.data.folders import sync
+from agenttuning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def key_of(*parts: object) -> str:
+    """sha256, in hex, of what decides a record."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("ascii")).hexdigest()
+
+
+class Journal:
+    """A context manager. Raises UserError for a line that is no record, unless it is the last one, half written: that
+    one is cut off, and what it said is asked again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._by_key: dict[str, list[dict]] = {}
+        for record in self._whole():
+            self._by_key.setdefault(record["key"], []).append(record)
+        self._file = path.open("ab", buffering=0)
+        sync(path.parent)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def of(self, key: str) -> list[dict]:
+        """The records of a key, in the order written."""
+        return self._by_key.get(key, [])
+
+    def append(self, record: dict) -> None:
+        """Write one record; it is on disk when this returns. Raises UserError, the file as before, where it cannot."""
+        line, handle = (json.dumps(record) + "\n").encode("ascii"), self._file.fileno()
+        end = os.fstat(handle).st_size
+        try:
+            left = line
+            while left:
+                left = left[os.write(handle, left) :]
+            os.fsync(handle)
+        except BaseException as error:
+            os.ftruncate(handle, end)  # half a line would spoil the next one
+            if isinstance(error, OSError):
+                raise UserError(
+                    f"{self.path} cannot be written ({error.strerror or error}); what was just answered is lost, the "
+                    "rest is kept; make room and type the same command"
+                ) from error
+            raise
+        self._by_key.setdefault(record["key"], []).append(record)
+
+    def _whole(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        with self.path.open("r+b") as file:
+            data = file.read()
+            zero = data.find(b"\0")  # after a power cut: a block that was never written, and all behind it
+            start = data.rfind(b"\n", 0, zero if zero >= 0 else max(len(data) - 1, 0)) + 1
+            if data and (zero >= 0 or _record(data[start:]) is None):
+                log.warning("%s: cut off %d bytes that the last run had not finished", self.path, len(data) - start)
+                file.truncate(start)
+                os.fsync(file.fileno())
+                data = data[:start]
+        lines = data.splitlines(keepends=True)
+        records = [_record(line) for line in lines]
+        if None in records:
+            raise UserError(
+                f"{self.path}, line {records.index(None) + 1} is no record; what it says would be missing; restore the "
+                "file, or delete the line (it is then asked again)"
+            )
+        return records
+
+
+def _record(line: bytes) -> dict | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("key"), str)
+    return record if whole and line.endswith(b"\n") else None
