@@ -24,7 +24,7 @@ CASES = {
     "within": ("answer", 14),  # between the letters of a question
     "torn": ("torn", 22),
     "scores": ("scores", 1),
-    "between": ("documents", 12),  # mmlu has its score, and gsm8k's documents come
+    "between": ("documents", 11),  # mmlu has its score, and gsm8k's documents come
     "term": ("term", 7),
     "full": ("full", 2500),
     "twice": ("together", 0),

@@ -153,6 +153,9 @@ def breaking(model, breaks):
         eot_token_id, tokenizer_name, loglikelihood_rolling, _loglikelihood_tokens = 2, "tiny", None, None
         tokenizer = model[1]
 
+        def longest(self):
+            return 2048
+
         def tok_encode(self, string, add_special_tokens=None, **_):
             return self.tokenizer(string, add_special_tokens=False).input_ids
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import run_record
+from agenttuning.chat import format_of
 from agenttuning.data.folders import alone_in
 from agenttuning.disk import needs_room
 from agenttuning.errors import UserError
@@ -170,7 +171,7 @@ def _asked(
         **entry,
         "task": task,
         "benchmark": task,
-        "not_comparable": _why_not(documents, told, words, entry),
+        "not_comparable": _why_not(documents, told, words, entry, lm),
         "backend": {"name": player.backend, "label": player.says, "precision": lm.precision},
         "prompts": {"source": words.source, "sha256": words.digest} if told.prompts == "source" else None,
         "data": {
@@ -182,13 +183,15 @@ def _asked(
     }
 
 
-def _why_not(documents: Documents, rules: Rules, words: originals.Originals, entry: dict) -> str | None:
+def _why_not(documents: Documents, rules: Rules, words: originals.Originals, entry: dict, lm: Any) -> str | None:
     if documents.practice:
         return "practice items of our own"
     if len(documents.test) != rules.n:
         return f"{len(documents.test)} items, and the benchmark has {rules.n}"
     if rules.prompts == "source" and words is originals.OWN:
         return "asked in words of our own"
+    if rules.chat == "fschat" and format_of(lm.tokenizer) != "llama2":
+        return "asked in the model's own chat template, the paper's models in Llama-2's"
     if entry["cut"]:
         return f"{entry['cut']} prompts have no room in the model and lost their beginning"
     return rules.not_comparable
