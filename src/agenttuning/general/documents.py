@@ -11,20 +11,28 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from agenttuning.data.convert import Unreadable
 from agenttuning.data.files import SUFFIXES, read_file
-from agenttuning.data.lock import LOCK, pin
+from agenttuning.data.lock import LOCK, is_commit, pin
 from agenttuning.data.sources import SourceCard, read
 from agenttuning.errors import UserError
 from agenttuning.general.protocol import FOLDER
+from agenttuning.general.task_files import installed
+from agenttuning.recipe.keys import nearest
 from agenttuning.recipe.yaml_io import read_mapping
 
 LETTERS = "ABCD"
 EXAMPLES = {"mmlu": "dev", "gsm8k": "train"}  # the split that examples are drawn from
-# name of a file or of a folder above it -> split; HumanEval's official file is HumanEval.jsonl
+SHOWN = 5  # examples of a subject before a question of MMLU (eval_mmlu_hf.py, k=5; as everybody shows them)
+# First word of a file's name, or a folder above it -> split; None: rows that are never asked nor shown. HumanEval's
+# official file is HumanEval.jsonl.
 SPLITS = {"test": "test", "dev": "dev", "train": "train", "humaneval": "test", "human-eval": "test"}
+SPLITS |= dict.fromkeys(("val", "validation", "auxiliary_train"))
+KINDS = {"mmlu": (*SUFFIXES, ".csv"), "gsm8k": SUFFIXES, "humaneval": (*SUFFIXES, ".gz")}
+PARTS = {"mmlu": "all", "gsm8k": "main"}  # the folder of a Hub repository that counts where there are several
 TEXTS = {"mmlu": ("question", "subject"), "gsm8k": ("question", "answer")}
 
 
@@ -74,16 +82,49 @@ def load(task: str, path: str | Path | None) -> Documents:
     for split, row in rows:
         if split in made:
             made[split].append(_checked(task, row, f"{source}, {split} row {len(made[split])}"))
-    wanted = [split for split, found in made.items() if not found]
-    if wanted:
+    card = _cards()[task]
+    if wanted := [split for split, found in made.items() if not found and split != "train"]:
         raise UserError(
             f"{source} holds no {' and no '.join(wanted)} rows of {task}; questions or their examples would be "
-            f"missing; give a folder with the files of {_cards()[task].hub_id} (`hf download --repo-type dataset`)"
+            f"missing; give a folder with the files of {card.hub_id} (`hf download --repo-type dataset`)"
         )
-    for split, found in made.items():
-        for number, row in enumerate(found):
-            row["id"] = f"{row['subject']}/{split}/{number}" if task == "mmlu" else f"{split}/{number}"
-    return Documents(task, made["test"], source, revision, examples=made[EXAMPLES[task]])
+    if (many := len(made["test"])) > card.splits["test"]:
+        raise UserError(
+            f"{source} holds {many:,} test rows of {task}, which has {card.splits['test']:,}; some would count twice; "
+            "give a folder with one copy of the official files"
+        )
+    if task == "mmlu":
+        made = {split: sorted(found, key=lambda row: row["subject"]) for split, found in made.items()}
+        _check_subjects(made, source)
+    named = {split: _named(found, split) for split, found in made.items()}
+    return Documents(task, named["test"], source, revision, examples=named[EXAMPLES[task]])
+
+
+def _named(rows: list[dict], split: str) -> list[dict]:
+    """Rows with an `id` that is the same whatever files they came in: their place, in MMLU that in their subject."""
+    seen: Counter[str] = Counter()
+    named = []
+    for row in rows:
+        place = f"{row['subject']}/{split}" if "subject" in row else split
+        named.append({"id": f"{place}/{seen[place]}", **row})
+        seen[place] += 1
+    return named
+
+
+def _check_subjects(made: dict[str, list[dict]], source: str) -> None:
+    known = mmlu_subjects()
+    shown = Counter(row["subject"] for row in made["dev"])
+    for subject in dict.fromkeys(row["subject"] for row in made["test"]):
+        if known and subject not in known:
+            raise UserError(
+                f"{source} has the subject {subject!r}, which is none of MMLU's {len(known)}; these are other "
+                f"questions; {nearest(subject, known)}"
+            )
+        if shown[subject] < SHOWN:
+            raise UserError(
+                f"{source} has {shown[subject]} dev rows of {subject}, and {SHOWN} are shown before each question; "
+                "other prompts would be asked; give the official dev files too"
+            )
 
 
 def practice(task: str, n: int, seed: int = 0) -> Documents:
@@ -104,6 +145,14 @@ def practice(task: str, n: int, seed: int = 0) -> Documents:
     return Documents(task, humaneval.practice(n, seed), source, practice=True)
 
 
+def mmlu_subjects() -> set[str]:
+    """MMLU's 57 subjects, by the names of lm-eval's own task files; none where lm-eval is not installed."""
+    if find_spec("lm_eval") is None:
+        return set()
+    files = Path(installed("mmlu/default/_default_template_yaml")).parent.glob("mmlu_*.yaml")
+    return {file.stem.removeprefix("mmlu_") for file in files}
+
+
 def _cards() -> dict[str, SourceCard]:
     known = read_mapping(FOLDER / "sources.yaml")
     return {name: SourceCard(name, "messages", **facts) for name, facts in known.items()}
@@ -119,28 +168,40 @@ def _hub(task: str) -> tuple[list[tuple[str, dict]], str, str]:
     return rows, f"{card.hub_id} at {card.revision}", card.revision
 
 
-def _local(task: str, path: Path) -> tuple[list[tuple[str, dict]], str, None]:
+def _local(task: str, path: Path) -> tuple[list[tuple[str, dict]], str, str | None]:
     if not path.exists():
         raise UserError(f"{path} does not exist; {task} could not be asked; check --data {task}=PATH")
-    suffixes = (*SUFFIXES, ".csv", ".gz") if task != "gsm8k" else SUFFIXES
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in suffixes and f.is_file())
-    if task == "mmlu" and any(file.parent.name == "all" for file in files):
-        files = [file for file in files if file.parent.name == "all"]  # the subjects' own folders repeat it
-    rows: list[tuple[str, dict]] = []
-    for file in files:
-        split = _split(file, path)
-        if split is not None:
-            rows += [(split, row) for row in _rows(task, file)]
-    return rows, str(path.name), None
+    if path.is_file():
+        split = _split(Path(path.name)) or "test"
+        return [(split, row) for row in _rows(task, path)], path.name, None
+    folder = _snapshot(path)
+    # A file of the Hub's cache is a link to a nameless one, so a name is never resolved.
+    files = sorted(file for file in folder.rglob("*") if file.suffix in KINDS[task] and file.is_file())
+    if any(file.parent.name == PARTS.get(task) for file in files):
+        files = [file for file in files if file.parent.name == PARTS[task]]
+    wanted = ("test", EXAMPLES.get(task))
+    found = [(split, file) for file in files if (split := _split(file.relative_to(folder))) in wanted and split]
+    rows = [(split, row) for split, file in found for row in _rows(task, file)]
+    return rows, path.name, folder.name if is_commit(folder.name) else None
 
 
-def _split(file: Path, path: Path) -> str | None:
-    words = [file.name.split("-")[0].split(".")[0], file.parent.name, file.stem.rpartition("_")[2]]
-    if file == path or path.is_dir():
-        for word in words:
-            if (split := SPLITS.get(word.lower())) is not None:
-                return split
-    return "test" if file == path else None
+def _snapshot(path: Path) -> Path:
+    """Of a repository in the Hub's cache the one commit that is there, or the one that `main` was; else `path`."""
+    commits = [folder for folder in (path / "snapshots").glob("*") if is_commit(folder.name)]
+    main = path / "refs" / "main"
+    if len(commits) > 1 and main.is_file():
+        commits = [folder for folder in commits if folder.name == main.read_text().strip()]
+    if len(commits) > 1:
+        raise UserError(f"{path} holds {len(commits)} commits; which one is asked would be chance; give one of them")
+    return commits[0] if commits else path
+
+
+def _split(file: Path) -> str | None:
+    """The split of a file by its own name, or else by the nearest folder whose name says one."""
+    first, last = file.name.split("-")[0].split(".")[0], file.stem.rpartition("_")[2]
+    folders = [folder.name for folder in file.parents if folder.name]
+    known = (word for word in (first.lower(), last.lower(), *map(str.lower, folders)) if word in SPLITS)
+    return SPLITS.get(next(known, ""))
 
 
 def _rows(task: str, file: Path) -> list[dict]:
@@ -168,7 +229,7 @@ def _checked(task: str, row: object, where: str) -> dict:
         choices, answer = row.get("choices"), row.get("answer")
         answer = LETTERS.find(answer) if isinstance(answer, str) and len(answer) == 1 else answer
         good = isinstance(choices, list) and len(choices) == 4 and all(isinstance(one, str) for one in choices)
-        good = good and isinstance(answer, int) and 0 <= answer < 4 and row["subject"].replace("_", "").isalnum()
+        good = good and type(answer) is int and 0 <= answer < 4 and row["subject"].replace("_", "").isalnum()
         row = {**row, "answer": answer}
     if good and task == "gsm8k":
         from agenttuning.general import numbers

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import run_record
+from agenttuning.chat import format_of
 from agenttuning.data.folders import alone_in
 from agenttuning.disk import needs_room
 from agenttuning.errors import UserError
@@ -68,23 +69,16 @@ def evaluate_general(
     loaded = {task: _items(task, (data or {}).get(task), practising, most) for task in chosen}
     words = _prompts(rules, chosen, prompts, practising)
     print(_announcement(rules, loaded, player, folder), flush=True)
-    found: dict[str, Any] = {}
-    played: list[str] = []
     with needs_room(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for task, asked in loaded.items():
-            if task == judged.TASK:
-                name, entry = asked.task, judged.ask(player, asked, judge, folder / "mt_bench")
-            else:
-                name, entry = _name(asked, rules.tasks[task]), _asked(player, rules, asked, words, folder)
-            played.append(name)
-            found = _published(entry, name, folder, rules, player.model, _notes(recipe, player))
+        with alone_in(folder):  # a second process waits, and finds the answers of the first
+            found, played = _all_asked(player, rules, loaded, words, judge, folder, _notes(recipe, player))
     of_benchmark = [name for name in played if found["tasks"][name]["not_comparable"] is None]
     print(summary(found), *published_lines(recipe.name, of_benchmark), f"written: {folder}", flush=True, sep="\n")
     if void := [name for name in played if found["tasks"][name]["void"] and found["tasks"][name]["lost"]]:
         raise UserError(
-            f"no score of {', '.join(void)}: too many answers were lost to infrastructure; the same command asks the "
-            "lost ones again"
+            f"no score of {', '.join(void)}: more than {rules.void_above:.0%} of the answers were lost to "
+            "infrastructure; what was answered is kept, and the same command asks the lost ones alone"
         )
     return found
 
@@ -136,26 +130,49 @@ def _prompts(
     return originals.read(path, wanted) if wanted else originals.OWN
 
 
+def _all_asked(
+    player: Player,
+    rules: GeneralProtocol,
+    loaded: dict[str, Documents | Questions],
+    words: originals.Originals,
+    judge: Judge | None,
+    folder: Path,
+    notes: dict,
+) -> tuple[dict, list[str]]:
+    """What scores.json holds with these tasks in it, and the names that they have there."""
+    found: dict[str, Any] = {}
+    played: list[str] = []
+    for task, asked in loaded.items():
+        if task == judged.TASK:
+            name, entry = asked.task, judged.ask(player, asked, judge, folder / "mt_bench")
+        else:
+            name, entry = _name(asked, rules.tasks[task]), _asked(player, rules, asked, words, folder)
+        played.append(name)
+        found = _published(entry, name, folder, rules, player.model, notes)
+    return found, played
+
+
 def _asked(
     player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path
 ) -> dict:
-    task, told = documents.task, rules.tasks[documents.task]
-    answers = Answers(folder, "\0".join([player.model, player.backend, repr(told)]))
+    task, told, lm = documents.task, rules.tasks[documents.task], player.lm()
+    answers = Answers(folder, "\0".join([player.model, player.backend, str(lm.precision), repr(told)]))
     try:
-        entry = run(player.lm(), told, documents, words, folder / "docs", answers)
+        entry = run(lm, told, documents, words, folder / "docs", answers)
     finally:
         answers.close()
     if answers.reused:
         print(f"{task}: {answers.reused:,} answers were kept from before", flush=True)
     share = entry["lost"] / entry["asked"]
     if share > rules.void_above or not entry["n"]:
-        entry |= {"void": f"{entry['lost']} of {entry['asked']} answers were lost", "score": None, "interval": None}
+        void = f"{entry['lost']} of {entry['asked']} items lost to infrastructure, {rules.void_above:.0%} are allowed"
+        entry |= {"void": void, "score": None, "interval": None}
     return {
         **entry,
         "task": task,
         "benchmark": task,
-        "not_comparable": _why_not(documents, told, words),
-        "backend": {"name": player.backend, "label": player.says},
+        "not_comparable": _why_not(documents, told, words, entry, lm),
+        "backend": {"name": player.backend, "label": player.says, "precision": lm.precision},
         "prompts": {"source": words.source, "sha256": words.digest} if told.prompts == "source" else None,
         "data": {
             "source": documents.source,
@@ -166,13 +183,17 @@ def _asked(
     }
 
 
-def _why_not(documents: Documents, rules: Rules, words: originals.Originals) -> str | None:
+def _why_not(documents: Documents, rules: Rules, words: originals.Originals, entry: dict, lm: Any) -> str | None:
     if documents.practice:
         return "practice items of our own"
     if len(documents.test) != rules.n:
         return f"{len(documents.test)} items, and the benchmark has {rules.n}"
     if rules.prompts == "source" and words is originals.OWN:
         return "asked in words of our own"
+    if rules.chat == "fschat" and format_of(lm.tokenizer) != "llama2":
+        return "asked in the model's own chat template, the paper's models in Llama-2's"
+    if entry["cut"]:
+        return f"{entry['cut']} prompts have no room in the model and lost their beginning"
     return rules.not_comparable
 
 
@@ -184,15 +205,14 @@ def _name(documents: Documents, rules: Rules) -> str:
 
 def _published(entry: dict, name: str, folder: Path, rules: GeneralProtocol, model: str, notes: dict) -> dict:
     """The folder's scores with this entry, written; what earlier runs left of the same model and rules stays."""
-    with alone_in(folder):
-        path = folder / scores.FILE
-        kept = scores.read(path) if path.exists() else {}
-        if (kept.get("model"), kept.get("protocol")) != (model, rules.label):
-            kept = {"tasks": {}}
-        tasks = {**kept["tasks"], name: entry}
-        found = {"schema": scores.SCHEMA, "model": model, "protocol": rules.label, "tasks": tasks, "groups": {}}
-        found["notes"] = notes
-        scores.write(found, folder)
+    path = folder / scores.FILE
+    kept = scores.read(path) if path.exists() else {}
+    if (kept.get("model"), kept.get("protocol")) != (model, rules.label):
+        kept = {"tasks": {}}
+    tasks = {**kept["tasks"], name: entry}
+    found = {"schema": scores.SCHEMA, "model": model, "protocol": rules.label, "tasks": tasks, "groups": {}}
+    found["notes"] = notes
+    scores.write(found, folder)
     return found
 
 
@@ -218,6 +238,8 @@ def _announcement(
             else (len(documents.test), documents.source)
         )
         lines.append(f"{task:<10} {n:>6} items  {source}")
+    if any(isinstance(documents, Documents) and documents.practice for documents in loaded.values()):
+        lines.append("practice items: they show that the machinery works; the tiny model was never taught such prompts")
     return "\n".join(lines)
 
 
@@ -231,7 +253,7 @@ def summary(found: dict) -> str:
             low, high = entry["interval"]
             digits = 2 if entry["metric"] == "rating" else 1
             result = f"{entry['score']:5.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-        statuses = ", ".join(f"{key} {count}" for key, count in entry["statuses"].items())
+        statuses = ", ".join(f"{key} {count:,}" for key, count in entry["statuses"].items())
         lines.append(f"{name:<16} {result:<22} n={entry['n']:<6} {statuses}")
         if entry["not_comparable"]:
             lines.append(f"{'':<16} not beside the paper's: {entry['not_comparable']}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agenttuning.errors import UserError
 from agenttuning.general import numbers
 from agenttuning.general.originals import Originals
 from agenttuning.general.protocol import Rules
@@ -46,10 +47,15 @@ def write(
     folder: Path, rules: Rules, test: list[dict], train: list[dict], originals: Originals, cache: str | None
 ) -> list[str]:
     """Write documents and task file into `folder`; the one task's name. `train`: what lm-eval's own task draws its
-    examples from.
+    examples from. Raises UserError where it needs them and there are none.
     """
     files = {"test": write_documents(folder / "gsm8k.jsonl", test)}
     if rules.chat == "none":
+        if not train:
+            raise UserError(
+                "these items of gsm8k have no train rows, of which lm-eval's own task draws its examples; another "
+                "prompt would be asked; give a folder with both official files"
+            )
         files["train"] = write_documents(folder / "gsm8k.train.jsonl", train)
         own = {"include": installed("gsm8k/gsm8k.yaml"), "dataset_name": None}
         return [write_task(folder, NAME, rules, files, cache, own)]

@@ -10,6 +10,7 @@ from agenttuning.general.task_files import installed, write_documents, write_tas
 from agenttuning.miniature.lm_eval_docs import documents as miniature_documents
 
 SUBJECTS = ("global_facts", "miscellaneous")  # of the practice items: two that lm-eval has task files for
+MANY = 80  # items that are drawn besides, until most of the miniature's 47 questions have come
 SHOTS = 5  # eval_mmlu_hf.py, k=5; test_lm_eval_general.py holds the task files to it
 
 
@@ -66,14 +67,25 @@ def told(sample: dict, rules: Rules) -> dict:
 
 
 def practice(n: int, seed: int) -> tuple[list[dict], list[dict]]:
-    """`n` test items and five `dev` items a subject of the miniature's knowledge in MMLU's columns, two subjects."""
-    rows = miniature_documents("knowledge", n + 2 * SHOTS, seed)
-    made = [
-        {"subject": SUBJECTS[place % 2], "question": row["question"].rsplit("?", 2)[0] + "?"}
-        | {"choices": row["choices"], "answer": row["gold"]}
-        for place, row in enumerate(rows)
-    ]
-    test, dev = made[:n], made[n:]
-    return [{"id": f"tiny-mmlu/{place}", **row} for place, row in enumerate(test)], [
-        {"id": f"tiny-mmlu-dev/{place}", **row} for place, row in enumerate(dev)
-    ]
+    """`n` test items and five `dev` items a subject of the miniature's knowledge in MMLU's columns, two subjects. All
+    are of its test split, and no question of a dev item is one of a test item.
+    """
+    rows = miniature_documents("knowledge", 2 * n + MANY, seed)
+    bare = [row["question"].rsplit("?", 2)[0] + "?" for row in rows]  # without the choices behind it
+    shown = list(dict.fromkeys(bare))[-2 * SHOTS :]
+    dev = [rows[bare.index(question)] for question in shown]
+    test = [row for row, question in zip(rows, bare, strict=True) if question not in shown][:n]
+
+    def made(rows: list[dict], name: str) -> list[dict]:
+        return [
+            {
+                "id": f"{name}/{place}",
+                "subject": SUBJECTS[place % 2],
+                "question": row["question"].rsplit("?", 2)[0] + "?",
+                "choices": row["choices"],
+                "answer": row["gold"],
+            }
+            for place, row in enumerate(rows)
+        ]
+
+    return made(test, "tiny-mmlu"), made(dev, "tiny-mmlu-dev")
