@@ -14,7 +14,7 @@
 ## make slurm-13b              the same as a Slurm job (slurm/README.md); SBATCH='--nodes=2' passes options to sbatch
 ## make jobs-13b               the same on Hugging Face Jobs (jobs/README.md); BUCKET=you/runs keeps the results
 ##                             both: ARGS='... --then eval-held-in --then compare --then push', or STEP=compare alone
-## make eval-13b               play the tasks and take the general tests
+## make eval-tiny              judge the CPU twin: its agent tasks and general tests
 ## make eval-held-in-13b       play the paper's six held-in tasks; ARGS='--data db=FILE --server URL' (docs/held-in.md)
 ## make eval-general-13b       MMLU, GSM8K, HumanEval, MT-Bench; ARGS='--prompts AgentTuning --protocol paper' (docs/general.md)
 ## make eval-released-13b      both evaluations on the authors' own weights, before anybody trains (docs/comparison.md)

@@ -117,7 +117,7 @@ def train(arguments: Arguments) -> None:
 
 
 def evaluate(arguments: Arguments) -> None:
-    """let the trained model (or --model) play the tasks and take the general tests"""
+    """judge a model of the tiny twin: its agent tasks and its general tests"""
     recipe = _recipe(arguments)
     from agenttuning.evaluate import evaluate as run
 
