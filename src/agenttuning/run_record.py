@@ -74,8 +74,8 @@ def finished(recipe: Recipe, prepared: Prepared) -> bool:
     """Whether run_dir holds the finished model of this very recipe, these very rows and these very starting weights."""
     try:
         record = json.loads((recipe.run_dir / "train.json").read_text(encoding="utf-8"))
-        known = [record["recipe_hash"], record["data_key"], record["started_from"]]
-        same = known == [recipe.hash, prepared.key, started_from(recipe)]
+        known = [record["data_key"], record["started_from"]]
+        same = recipe.is_record(record["recipe_hash"]) and known == [prepared.key, started_from(recipe)]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return same and (recipe.run_dir / "model" / "config.json").is_file()

@@ -122,6 +122,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: str | Path) ->
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["chat_format"] = format_of(tokenizer)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.pop("auto_map", None)  # names Python in the repository that it came from
     config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 # What a run may set in a config for its own sake; the base's value is published, and none where the base has none.
 OF_TRAINING = re.compile(r".*dropout.*|.*pdrop|output_router_logits|_attn_implementation.*|gradient_checkpointing")
-OWN = ("_name_or_path", "transformers_version", "torch_dtype", "use_cache", "dtype")
+# auto_map and custom_pipelines name Python in the base's repository; no code goes along, and transformers' own classes
+# were trained and load it.
+OWN = (
+    "_name_or_path", "transformers_version", "torch_dtype", "use_cache", "dtype", "auto_map", "custom_pipelines",
+)  # fmt: skip
 
 
 def trained_config(folder: Path, base: Path) -> PreTrainedConfig:

@@ -27,23 +27,33 @@ DATA_FILES = (".parquet", ".jsonl", ".json", ".md")
 TRACE_FILES = (".jsonl", ".md")
 LONGEST_HEADER = 100 * 10**6  # bytes; the safetensors library's own limit
 TEXTS = (".json", ".jsonl", ".jinja", ".md", ".yaml", ".txt", "")
+# Keys of config files that name Python of a repository, for whoever loads it with trust_remote_code (transformers:
+# configuration_utils, pipelines); no code goes along here, and with `owner/name--file.Class` it would be another's.
+NAMES_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
 # As the Hub has them (docs/hub/model-cards, datasets-cards): ISO 639 codes, with a script or region where wanted.
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")
 
 
 def folder(place: Path, allowed: tuple[str, ...]) -> None:
-    """Raise UserError, naming all of them, for files that must not be sent: others than `allowed`, links, weights that
-    cannot be read.
+    """Raise UserError, naming all of them, for files that must not be sent: others than `allowed`, links, names that
+    hide something, weights and texts that cannot be read, configs that name code.
     """
     found = []
     for path in sorted(place.rglob("*")):
-        name = escape(path.relative_to(place).as_posix())
+        plain = path.relative_to(place).as_posix()
+        name = escape(plain)
         if path.is_symlink():
             found.append(f"{name} is a link ({'out of the folder' if _leaves(path, place) else 'within it'})")
-        elif path.is_file() and path.suffix not in allowed and not (path.suffix == "" and TERMS.fullmatch(path.name)):
+        elif name != plain or not name.isprintable():
+            found.append(f"{name!r} has a name that does not show what it is")
+        elif not path.is_file():
+            continue
+        elif path.suffix not in allowed and not (path.suffix == "" and TERMS.fullmatch(path.name)):
             found.append(f"{name} is no file that is published here ({', '.join(allowed)}, and licence files)")
         elif path.suffix == ".safetensors":
             found += [f"{name}: {why}" for why in _unreadable(path)]
+        elif path.suffix in TEXTS and not TERMS.fullmatch(path.name):  # a licence is another's text, in any encoding
+            found += [f"{name} {why}" for why in _not_text(path)]
     if found:
         lines = "".join(f"\n  - {line}" for line in found)
         raise UserError(f"{place} must not be sent as it is; nothing was:{lines}\nTake these files out, or mend them")
@@ -54,10 +64,33 @@ def _leaves(path: Path, place: Path) -> bool:
 
 
 def _unreadable(path: Path) -> Iterator[str]:
+    from safetensors import SafetensorError, safe_open
+
     try:
         header_of(path)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        with safe_open(path, framework="np"):  # the library's own rules: types, shapes, overlaps, gaps
+            pass
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error, SafetensorError) as error:
         yield f"its safetensors header cannot be read ({type(error).__name__}: {escape(str(error))[:100]})"
+
+
+def _not_text(path: Path) -> Iterator[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else None
+    except (ValueError, RecursionError) as error:
+        yield f"is not what its name says ({type(error).__name__})"
+        return
+    if path.suffix == ".json" and "config" in path.name:
+        yield from (f"names code of a repository: {key}" for key in sorted(set(_keys(content)) & set(NAMES_CODE)))
+
+
+def _keys(content: Any) -> Iterator[str]:
+    """The keys of a JSON value, at any depth."""
+    if isinstance(content, dict):
+        yield from content
+    for one in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _keys(one)
 
 
 def header_of(path: Path) -> dict[str, Any]:
@@ -69,6 +102,8 @@ def header_of(path: Path) -> dict[str, Any]:
         if length > LONGEST_HEADER:
             raise ValueError(f"a header of {length} bytes")
         header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("the header is no object")
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     if not ends or path.stat().st_size != 8 + length + max(ends):
         raise ValueError("the file is not as long as its header says")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from agenttuning.chat.show import escape
 from agenttuning.errors import UserError
 from agenttuning.hub import model_folder, push_data, secrets, traces
-from agenttuning.hub.staged import Staged, check_ids, report
+from agenttuning.hub.staged import LISTING, Staged, check_ids, listing, report
 from agenttuning.preflight import endpoint
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def push(
         _check_token()
     with offline() if dry else nullcontext():
         ready = [one for step in steps if (one := _stage(step, recipe, data_paths or {}, model, cleared, dry))]
+    if ready:
+        (recipe.run_dir / LISTING).write_text(listing(ready), encoding="utf-8")
     print(announcement(recipe, ready, steps, dry), flush=True)
     if dry:
         return {}
@@ -72,6 +74,8 @@ def chosen(recipe: Recipe, only: str | None, model: str | Path | None) -> list[s
     found = check_ids((keys[step], named[step]) for step in steps if step != "collection")
     if "collection" in steps and not (named["collection"] or "").strip():
         found.append("publish.collection is empty; it is the title of the collection")
+    if "collection" in steps and secrets.kinds_in(secrets.encoded(named["collection"] or ""), secrets.of_this_process()):
+        found.append("publish.collection holds what looks like a secret; everybody reads the title of a collection")
     if steps == ["collection"] and not members(recipe):
         found.append(f"a collection of nothing: none of {', '.join(list(keys.values())[:3])} is set")
     if not steps:
@@ -106,6 +110,8 @@ def announcement(recipe: Recipe, ready: list[Staged], steps: list[str], dry: boo
         items = ", ".join(f"{name} ({kind})" for name, kind in members(recipe))
         state = "private" if private else "public"
         lines.append(f"collection: {escape(publish.collection)} of {namespace(recipe)} ({state}): {items}")
+    if ready:
+        lines.append(f"each file has its line in {recipe.run_dir / LISTING}")
     if any(one.what == "traces" for one in ready):
         lines.append(f"prepared and not sent: {recipe.run_dir / traces.REGISTRATION} (docs/publishing.md says why)")
     unset = [f"publish.{key}" for step, key in STEPS.items() if step not in steps and getattr(publish, key) is None]

@@ -17,6 +17,9 @@ CARD = "README.md"
 # Files that the Hub keeps outside git: those of the default .gitattributes that we send, and all that are larger
 # (huggingface.co/docs/hub/repositories-getting-started: git itself takes files below 10 MB).
 LARGE_SUFFIXES, LARGE = (".safetensors", ".parquet"), 10 * 10**6
+LARGE_MODE, COMMIT_MODE = "as a large file", "in the commit"
+MANY = 12  # files of one folder; more are one line on the screen, and each has its line in LISTING
+LISTING = "hub/files.txt"
 FRONT = re.compile(r"---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -85,21 +88,53 @@ def check_ids(ids: Iterable[tuple[str, str | None]]) -> list[str]:
 
 
 def report(staged: Staged, private: bool, every: bool) -> str:
-    """What would be sent, as text for the screen; `every` names each file and shows the card's header."""
+    """What would be sent, as text for the screen; `every` shows its files, folders of more than MANY in one line, and
+    the card's header.
+    """
     files = staged.files()
     head = (
-        f"{staged.what}: {len(files)} files, {size(sum(bytes_ for _, bytes_ in files))}, to the "
+        f"{staged.what}: {len(files):,} files, {size(sum(bytes_ for _, bytes_ in files))}, to the "
         f"{'private' if private else 'public'} {staged.repository} ({staged.repo_type})"
     )
     lines = [head, f"  from {staged.folder}"]
     if every:
-        width = max(len(escape(name)) for name, _ in files)
-        lines += [f"  {escape(name):<{width}}  {size(bytes_):>9}  {_mode(name, bytes_)}" for name, bytes_ in files]
+        lines += table(gathered(files))
         lines.append(f"  deleted there if it is not among these: {staged.owns}; nothing else")
         lines.append(f"  tag: {staged.tag or 'none'}")
         if front := FRONT.match((staged.folder / CARD).read_text(encoding="utf-8")):
             lines += ["  header of the card:", *(f"    {escape(line)}" for line in front[1].split("\n"))]
     return "\n".join(lines)
+
+
+def listing(ready: Iterable[Staged]) -> str:
+    """Every file that would be sent, a line each, below its repository."""
+    lines = []
+    for staged in ready:
+        lines.append(f"{staged.repository} ({staged.repo_type})")
+        lines += table([(name, bytes_, mode(name, bytes_)) for name, bytes_ in staged.files()])
+    return "".join(f"{line}\n" for line in lines)
+
+
+def gathered(files: list[tuple[str, int]]) -> list[tuple[str, int, str]]:
+    """(name, bytes, how it is sent) of each file, or of all files of a folder that holds more than MANY."""
+    folders: dict[str, list[tuple[str, int]]] = {}
+    for name, bytes_ in files:
+        folders.setdefault(name.rpartition("/")[0], []).append((name, bytes_))
+    rows = []
+    for folder, inside in folders.items():
+        large = sum(mode(*one) == LARGE_MODE for one in inside)
+        if folder and len(inside) > MANY:
+            how = f"{large:,} as large files" if large else COMMIT_MODE
+            rows.append((f"{folder}/ ({len(inside):,} files)", sum(bytes_ for _, bytes_ in inside), how))
+        else:
+            rows += [(name, bytes_, mode(name, bytes_)) for name, bytes_ in inside]
+    return sorted(rows)
+
+
+def table(rows: list[tuple[str, int, str]]) -> list[str]:
+    """The rows as lines, their names below each other."""
+    width = max(len(escape(name)) for name, *_ in rows)
+    return [f"  {escape(name):<{width}}  {size(bytes_):>9}  {how}" for name, bytes_, how in rows]
 
 
 def size(count: int) -> str:
@@ -110,5 +145,6 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def _mode(name: str, count: int) -> str:
-    return "as a large file" if name.endswith(LARGE_SUFFIXES) or count >= LARGE else "in the commit"
+def mode(name: str, count: int) -> str:
+    """How the Hub takes a file of so many bytes."""
+    return LARGE_MODE if name.endswith(LARGE_SUFFIXES) or count >= LARGE else COMMIT_MODE

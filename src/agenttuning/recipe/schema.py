@@ -193,9 +193,16 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """sha256 of the flat record, in hex. The name and the place of the file do not enter."""
-        text = json.dumps(self.flat(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """sha256 of the flat record without `publish`, in hex: where a result goes does not change what it is. Neither
+        the name nor the place of the file enter.
+        """
+        return _digest({key: value for key, value in self.flat().items() if not key.startswith("publish.")})
+
+    def is_record(self, digest: str | None) -> bool:
+        """Whether a digest that was written down is this recipe's. Those written before `publish` was left out of it
+        hold the block as it then was, and count while it is the same.
+        """
+        return digest in (self.hash, _digest(self.flat()))
 
     def nested(self) -> dict[str, Any]:
         """The record in a recipe's own shape: loading it again gives the same hash."""
@@ -213,10 +220,14 @@ class Recipe:
         path, partial = folder / "resolved.yaml", folder / f"resolved.yaml.{os.getpid()}.tmp"
         origins = "".join(f"#   {key}: {where}\n" for key, where in sorted(self.origin.items()))
         body = yaml.safe_dump(self.nested(), sort_keys=True, allow_unicode=True, width=120)
-        head = f"# {self.name}, resolved; sha256 of the record {self.hash}\n# where each value came from:\n"
+        head = f"# {self.name}, resolved; sha256 of the record, `publish` left out, {self.hash}\n# where each value came from:\n"
         partial.write_text(head + origins + body, encoding="utf-8")
         partial.replace(path)
         return path
+
+
+def _digest(flat: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(flat, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def flatten(nested: dict[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def provenance(recipe: Recipe, found: dict[str, dict], training: dict) -> dict[s
         parts = [f"model {entry['model']}", f"judged {notes.get('date', 'at an unknown time')}"]
         if commit := notes.get("commit"):  # none outside of git
             parts.append(f"commit {commit[:12]}{'+changes' * commit.endswith('+changes')}")
-        if side == "tuned" and notes.get("recipe_hash") not in (None, recipe.hash):
+        if side == "tuned" and notes.get("recipe_hash") and not recipe.is_record(notes["recipe_hash"]):
             parts.append(f"judged under another recipe record, {notes['recipe_hash'][:16]}")
         facts[f"scores, {side}"] = "; ".join(parts)
     judged = found.get("tuned") or found.get("base") or {}
@@ -137,7 +137,7 @@ def training_facts(recipe: Recipe, training: dict) -> str:
     parts = [f"{training[key]:,} {key}" for key in ("steps", "tokens") if isinstance(training.get(key), int)]
     if isinstance(training.get("seconds"), int | float):
         parts.append(f"{training['seconds'] / 60:.1f} minutes on {training.get('device', 'an unknown device')}")
-    if training.get("recipe_hash") not in (None, recipe.hash):
+    if training.get("recipe_hash") and not recipe.is_record(training["recipe_hash"]):
         parts.append(f"of another recipe record, {training['recipe_hash'][:16]}")
     return ", ".join(parts) or "recorded without figures"
 

@@ -15,7 +15,7 @@ from agenttuning.report import ablations, bars, drill, error_figure, headlines, 
 from agenttuning.report.curves import curve
 from agenttuning.report.headlines import GROUPS, number, span
 from agenttuning.report.reading import read_json
-from agenttuning.report.templating import public_name
+from agenttuning.report.templating import public_name, public_text
 from agenttuning.scoring import compare, comparison, scores
 from agenttuning.scoring.comparison import Comparison, Pair, Row
 
@@ -64,13 +64,9 @@ def current(recipe: Recipe) -> Comparison:
 def public(made: Comparison, run_dir: Path) -> Comparison:
     """The comparison as others may read it: commands and files without a path of this machine."""
     rows = [
-        replace(row, why=_public(row.why, run_dir), scores=row.scores and public_name(row.scores)) for row in made.rows
+        replace(row, why=public_text(row.why), scores=row.scores and public_name(row.scores)) for row in made.rows
     ]
     return replace(made, rows=tuple(rows))
-
-
-def _public(text: str, run_dir: Path) -> str:
-    return text.replace(str(run_dir), public_name(str(run_dir))) if run_dir.is_absolute() else text
 
 
 def tables(made: Comparison) -> dict[str, Any]:
@@ -180,7 +176,7 @@ def provenance(recipe: Recipe, made: Comparison, training: dict) -> dict[str, st
         parts = [f"model {found.get('model')}", f"protocol {found.get('protocol')}", f"judged {notes.get('date', '?')}"]
         if notes.get("commit"):
             parts.append(f"commit {str(notes['commit'])[:12]}")
-        if notes.get("recipe_hash") not in (None, recipe.hash):
+        if notes.get("recipe_hash") and not recipe.is_record(notes["recipe_hash"]):
             parts.append(f"under another recipe record, {str(notes['recipe_hash'])[:16]}")
         facts[path.parent.relative_to(recipe.run_dir).as_posix()] = "; ".join(parts)
     if training:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 _PLAIN = re.compile(r"[\t\n\x20-\x7e]*")  # as most text is: nothing in it to spell out
+_PATH = re.compile(r"(?<![\w.:/~-])/[^\s'\"`]+")  # an absolute one among words; not 1/164, not http://host/place
 
 
 def render(template: str, values: dict[str, Any], folder: Path = TEMPLATES) -> str:
@@ -60,6 +61,11 @@ def write(path: Path, text: str) -> Path:
 def public_name(value: object) -> str:
     """A value as others may read it: of a path of this machine, its last part."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else str(value)
+
+
+def public_text(text: str) -> str:
+    """A sentence or a command as others may read it: of each absolute path in it, its last part."""
+    return _PATH.sub(lambda found: Path(found[0]).name, text)
 
 
 def _printable(value: Any) -> Any:
