@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,10 @@ def results(run_dir: Path) -> None:
     for side, model in names.items():
         better = 10 if side == "tuned" else 0
         paper = {"gsm8k": entry(22.25 + better, 1319), "mmlu": entry(43.0 + better, 14042, "acc", data={})}
-        paper["mt_bench"] = entry(5.25, 80, "rating", data={}, not_comparable="the judge is not the paper's")
+        paper["mt_bench"] = entry(
+            5.25, 80, "rating", data={}, not_comparable="the judge is not the paper's", judge={"model": "a-judge"}
+        )
+        paper["humaneval"] = entry(99.0, 12, "pass_at_1", not_comparable="12 items")  # too few for the header
         write_scores(run_dir, side, "general/paper/transformers", "paper@1", model, paper)
         stock = {"gsm8k": entry(30.0 + better, 1319, not_comparable="lm-eval's own prompt | <b>")}
         write_scores(run_dir, side, "general/stock/transformers", "stock@0.4.13", model, stock)
@@ -84,7 +88,7 @@ def results(run_dir: Path) -> None:
             "webshop": entry(None, 0, "reward", void="200 of 200 episodes lost"),
         }
         write_scores(run_dir, side, "held-in/paper-text", "paper-text@2", model, held_in)
-    comparison.write(compared(names["tuned"]), run_dir)
+    comparison.write(compared(names, run_dir), run_dir)
     suite = {"examples": 1319, "clean": 1300, "between": 10, "dirty": 3, "too_short": 6, "contaminated_tokens": 40,
              "tokens": 100_000, "found": [{"span": "the text of a test item"}]}  # fmt: skip
     report = {"rule": "ten equal tokens", "suites": {"gsm8k": suite}, "not_compared": {"os": "no items here"}}
@@ -110,8 +114,9 @@ def write_scores(run_dir: Path, side: str, place: str, protocol: str, model: str
     return path
 
 
-def compared(model: str) -> comparison.Comparison:
-    """Two rows that ran, one that did not."""
+def compared(names: dict[str, str], run_dir: Path) -> comparison.Comparison:
+    """Rows that ran, of the base first, one beside the one with a verdict, and two that did not run."""
+    model, why = names["tuned"], f"make eval-general-13b --run-dir {run_dir}, 0.1 hours, $1"
     facts = {"group": "general", "published_model": "agentlm-13b", "side": "tuned", "verified": True}
     ran = {"n": 1319, "backend": "transformers", "protocol": "paper@1", "model": model, "detectable": 3.6,
            "scores": "eval/tuned/general/paper/transformers/scores.json"}  # fmt: skip
@@ -123,8 +128,13 @@ def compared(model: str) -> comparison.Comparison:
                        published_interval=None, why="a reason | with <b>bars</b>", ours=53.0, interval=(51.0, 55.0),
                        **facts, **ran),
         comparison.Row("humaneval", "HumanEval", metric="pass_at_1", published=14.8, published_n=164,
-                       published_interval=None, verdict="not run", why="make eval-general-13b, 0.1 hours, $1", **facts),
+                       published_interval=None, verdict="not run", why=why, **facts),
+        comparison.Row("webarena", "WebArena", metric="success_rate", published=1.6, published_n=812,
+                       published_interval=None, verdict="not run", why=why, **facts),
     )  # fmt: skip
+    stock = {"verdict": "not comparable", "beside": True, "protocol": "stock@0.4.13"}
+    base = replace(rows[0], side="base", model=names["base"], published_model="llama-2-13b-chat", scores=None)
+    rows = (base, rows[0], replace(rows[0], **stock), *rows[1:])
     overall = comparison.Overall("general", "tuned", 0.69, ("gsm8k", "mmlu"), 4, 0.8, (0.7, 0.9), 0.79)
     pair = comparison.Pair("tuned - base", "gsm8k", "paper@1", "tuned", "base", 1319, 10.0, (8.0, 12.0), 1e-9)
     return comparison.Comparison("agentlm-13b/sft", "13b", "2026-01-02", "0" * 40, rows, (overall,), (pair,))

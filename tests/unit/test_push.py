@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from agenttuning import cli
-from agenttuning.hub import check, model_folder, traces
+from agenttuning.hub import check, eval_results, model_folder, results, traces
 from agenttuning.hub.push import push
 from agenttuning.hub.results import published_place
 from helpers.hub_double import hub_double, without_waiting
 from helpers.pushable_run import API_KEY, DATA, HF_TOKEN, MODEL, TITLE, TRACES
 
-from helpers.pushable_run import card, copied, dry_run, pushed, recipe_of, refuse_sockets, refused  # isort: skip
+from helpers.pushable_run import card, copied, dry_run, entry, pushed, recipe_of, refuse_sockets, refused  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,13 @@ def hub(monkeypatch):
 
 def test_a_dry_run_shows_every_file_and_connects_to_nothing(sent):
     out, folder = sent
+    listed = (folder / "files.txt").read_text()
     for what, repository in (("model", MODEL), ("data", DATA), ("traces", TRACES)):
-        assert f"to the private {repository} (" in out
+        assert f"to the private {repository} (" in out and f"\n{repository} (" in f"\n{listed}"
         for path in (folder / what).rglob("*"):
             if path.is_file():
-                assert re.search(rf"  {re.escape(path.relative_to(folder / what).as_posix())} +\d", out), path
+                line = rf"  {re.escape(path.relative_to(folder / what).as_posix())} +\d"
+                assert re.search(line, listed) and re.search(line, out), path
     assert re.search(r"model.safetensors +[\d.]+ kB  as a large file", out)
     assert re.search(r"tag: v-[0-9a-f]{12}\n", out) and "    base_model: meta-llama/Llama-2-13b-chat-hf\n" in out
     assert f"collection: {TITLE} of someone (private): {MODEL} (model), {DATA} (dataset)" in out
@@ -113,7 +116,14 @@ def test_the_header_is_read_back_by_the_hubs_own_library(sent):
     assert set(found) == {*twice, ("mmlu", 53.0), ("mt_bench", 5.25), ("os", 20.0)}
     one = found["openai/gsm8k", 32.25]
     assert "paper@1, n = 1319, 95 % interval 30.2 to 34.2" in one.metric_name
-    assert one.source_url.endswith(f"/{MODEL}/blob/main/results/tuned/general/paper/transformers/scores.json")
+    # the format has one source for all scores of a data set: that of two files is their folder
+    assert one.source_url == found["openai/gsm8k", 40.0].source_url == f"https://huggingface.co/{MODEL}/tree/main/results"
+    mt_bench = found["mt_bench", 5.25]
+    assert mt_bench.source_url.endswith(f"/{MODEL}/blob/main/results/tuned/general/paper/transformers/scores.json")
+    assert "judged by a-judge, scored before the weights were rounded" in mt_bench.metric_name
+    vllm = results.Score("tuned", "mmlu", "p", "vllm", "eval/tuned/general/p/vllm/scores.json", entry(1.0, 1), None)
+    served = replace(vllm, backend="server", file="eval/served-x/general/p/server/scores.json")
+    assert not any("rounded" in eval_results.notes(one) for one in (vllm, served))
 
 
 def test_every_number_has_its_n_interval_and_protocol(sent):
@@ -122,12 +132,12 @@ def test_every_number_has_its_n_interval_and_protocol(sent):
         "| GSM8K | tuned (agentlm-13b) | 32.4 (29.9 to 35.0), n 1,319 | 32.2 (30.2 to 34.2), n 1,319 "
         "| −0.1 (−3.6 to +3.3) | 3.6 | paper@1 | transformers | consistent |",
         "| not comparable: a reason \\| with &lt;b>bars&lt;/b> |",
-        "- HumanEval: make eval-general-13b, 0.1 hours, $1\n",
+        "- HumanEval, WebArena: make eval-general-13b --run-dir run, 0.1 hours, $1\n",
         "| general | tuned | 0.69 | 0.79 | 0.80 (0.70 to 0.90) | 2 of 4: gsm8k, mmlu |",
         "| tuned - base | gsm8k | paper@1 | 1,319 | +10.0 (+8.0 to +12.0) | &lt; 0.001 |",
         "| gsm8k | exact match | paper@1 | transformers | 32.2 (30.2 to 34.2), n 1,319 | 22.2 (20.2 to 24.2), n 1,3",
         "| gsm8k | exact match | stock@0.4.13 | transformers | 40.0 (38.0 to 42.0), n 1,319 |",
-        "| mt_bench | rating | paper@1 | transformers | 5.25 (3.25 to 7.25), n 80 |",
+        "| mt_bench | rating by a-judge | paper@1 | transformers | 5.25 (3.25 to 7.25), n 80 |",
         "| os | success rate | paper-text@2 | transformers | 20.0 (18.0 to 22.0), n 144, 2 lost |",
         "| webshop | reward | paper-text@2 | transformers | no score |",
         "No score of webshop by paper-text@2: 200 of 200 episodes lost.",
@@ -139,6 +149,9 @@ def test_every_number_has_its_n_interval_and_protocol(sent):
         "Llama 2 is licensed under the LLAMA 2 Community License",
     ):
         assert words in body, words
+    beside = body.partition("### Beside")[2].partition("Published are")[0]
+    assert beside.count("| GSM8K |") == 2 and beside.index("| tuned (") < beside.index("| base (")
+    assert "part-gsm8k" not in body.partition("### All")[0] and "A task has one result with a\nverdict" in body
     assert "the text of a test item" not in body and "trust_remote_code" not in body
 
 

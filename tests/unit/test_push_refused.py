@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from agenttuning import run_record
 from agenttuning.errors import UserError
 from agenttuning.hub import check, model_folder, secrets
 from agenttuning.hub.push import push
+from agenttuning.model_files import model_digest
 from agenttuning.scoring import comparison
 from helpers.episode_records import record, said, stored
 from helpers.pushable_run import API_KEY, HF_TOKEN, PUBLISH
@@ -175,12 +178,48 @@ def test_an_export_that_changed_is_refused_and_one_of_other_weights_made_anew(wo
             b'\x35\0\0\0\0\0\0\0{"a":{"dtype":"I8","shape":[9],"data_offsets":[0,9]}}',
             "not as long",
         ),
+        (
+            "shape.safetensors",
+            b'\x35\0\0\0\0\0\0\0{"a":{"dtype":"I8","shape":[9],"data_offsets":[0,2]}}xx',
+            "SafetensorError",
+        ),
+        ("list.safetensors", b"\x02\0\0\0\0\0\0\0[]", "no object"),
+        ("empty.safetensors", b"", "header cannot be read"),
+        ("note.json", b"\x80\x04pickle", "not what its name says"),
+        ("more_config.json", b'{"a": [{"auto_map": {"AutoConfig": "o/n--x.X"}}]}', "names code of a repository: auto_map"),
+        ("a\u202egnp.txt", b"x", "does not show what it is"),
+        ("a\nb.txt", b"x", "does not show what it is"),
     ],
 )
 def test_files_that_must_not_go(world, run, name, content, said_):
     (run / "export" / name).write_bytes(content)
     text = refused(world, run, only="model")
-    assert f"{name}" in text and said_ in text
+    assert (name in text) is name.isprintable() and said_ in text
+
+
+def test_an_export_names_no_code_of_the_bases_repository(world, run, tmp_path):
+    shutil.copytree(world / "base", tmp_path / "base")
+    for name in ("config.json", "tokenizer_config.json"):
+        path = tmp_path / "base" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoConfig": "o/n--x.X"}}))
+    recipe = recipe_of(world, f"model_name_or_path={tmp_path / 'base'}", run_dir=run)
+    (run / "resolved.yaml").unlink()  # which says that it was trained from the other folder
+    path = run / "model/tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["o/n--x.X", None]}}))
+    shutil.rmtree(run / "export")
+    trained = json.loads((run / "train.json").read_text())
+    (run / "train.json").write_text(json.dumps(trained | {"model": model_digest(run / "model")}))
+    shutil.rmtree(run / "eval")
+    (run / "results/comparison.json").unlink()
+    push(recipe, dry=True, only="model")
+    assert not any(b"auto_map" in path.read_bytes() for path in (run / "hub/model").rglob("*.json"))
+
+
+def test_naming_a_repository_does_not_make_it_another_run(world, run):
+    """Else `train` would begin again after a push."""
+    key = SimpleNamespace(key=json.loads((run / "train.json").read_text())["data_key"])
+    assert run_record.finished(recipe_of(world, run_dir=run), key)
+    assert not run_record.finished(recipe_of(world, "learning_rate=0.1", run_dir=run), key)
 
 
 def test_links_must_not_go(world, run):

@@ -1,5 +1,7 @@
 """Recipes are strict: everything that a person can get wrong in one is an error that names the way out."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -198,6 +200,15 @@ def test_the_record_survives_writing_and_its_hash_follows_content_alone(tmp_path
     assert recipe.load(R13).hash != one.hash
     assert recipe.load(write("a.yaml", MINIMAL)).hash == recipe.load(write("b/c.yaml", MINIMAL)).hash
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_where_a_result_goes_does_not_change_which_record_it_is():
+    one, named = recipe.load(R13), recipe.load(R13, ["publish.hub_model_id=a/b", "publish.private=false"])
+    other = recipe.load(R13, ["publish.hub_model_id=a/b", "mixture.seed=3"])
+    assert named.hash == one.hash != other.hash and named.flat() != one.flat()
+    whole = hashlib.sha256(json.dumps(named.flat(), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    assert named.is_record(whole) and named.is_record(one.hash)  # as it was written before, and as it is
+    assert not any(named.is_record(digest) for digest in (other.hash, None, ""))
 
 
 def test_every_value_has_an_origin():

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agenttuning.chat.show import escape
 from agenttuning.hub import check
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.recipe.yaml_io import read_mapping
@@ -75,37 +76,52 @@ def stated(results: Results, task: str, prefer: list[str]) -> Score | None:
 
 
 def notes(score: Score) -> str:
-    """What the number is, in a line: protocol, items, interval, backend."""
+    """What the number is, in a line: protocol, items, interval, backend, and the judge where there was one."""
     low, high = score.entry["interval"]
-    return (
-        f"protocol {score.protocol}, n = {score.entry['n']}, 95 % interval {low:.{score.digits}f} to "
-        f"{high:.{score.digits}f}, backend {score.backend}, scored before the weights were rounded to bfloat16"
-    )
+    parts = [
+        f"protocol {score.protocol}",
+        f"n = {score.entry['n']}",
+        f"95 % interval {low:.{score.digits}f} to {high:.{score.digits}f}",
+        f"backend {score.backend}",
+    ]
+    if judge := score.entry.get("judge"):
+        parts.append(f"judged by {escape(str(judge.get('model')))}")
+    if score.unrounded:
+        parts.append("scored before the weights were rounded to bfloat16")
+    return ", ".join(parts)
 
 
-def source(repository: str, score: Score) -> str:
-    """Where the score's file will lie."""
-    return f"{HUB}/{repository}/blob/main/{score.place}"
+def source(repository: str, *scores: Score) -> str:
+    """Where the file of these scores will lie; of several files, the folder that holds them."""
+    if len({score.place for score in scores}) == 1:
+        return f"{HUB}/{repository}/blob/main/{scores[0].place}"
+    return f"{HUB}/{repository}/tree/main/results"
 
 
 def model_index(results: Results, repository: str) -> list[EvalResult]:
-    """The legacy entries of a card's header, for scores that bear a benchmark's own name."""
+    """The legacy entries of a card's header, for scores that bear a benchmark's own name. The format has one source for
+    all scores of a data set.
+    """
     from huggingface_hub import EvalResult
 
     facts, known = published.load().tasks, benchmarks()
+    by_task: dict[str, list[Score]] = {}
+    for score in results.of("tuned"):
+        if score.of_benchmark:
+            by_task.setdefault(score.task, []).append(score)
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=known.get(score.task, {}).get("dataset_id", score.task),
-            dataset_name=facts[score.task]["title"],
+            dataset_type=known.get(task, {}).get("dataset_id", task),
+            dataset_name=facts[task]["title"],
             metric_type=score.entry["metric"],
             metric_name=f"{score.entry['metric'].replace('_', ' ')}; {notes(score)}",
             metric_value=round(score.entry["score"], 4),
             source_name="scores, item by item",
-            source_url=source(repository, score),
+            source_url=source(repository, *scores),
         )
-        for score in results.of("tuned")
-        if score.of_benchmark
+        for task, scores in by_task.items()
+        for score in scores
     ]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SIZE = re.compile(r"agentlm-(7b|13b|70b)/")
 TWO_DIGITS = ("webarena", "mt_bench")  # as the paper prints them
+ORDER = ("tuned", "released", "base")
 TAG_HERE = "@@the-tag-of-this-state@@"  # in the text whose digest gives the tag
 
 
@@ -40,14 +41,17 @@ def told(recipe: Recipe, record: dict[str, Any] | None, results: Results) -> dic
     """The values that export/templates/model_card.md.jinja adds for a push. record: train.json, or None for weights
     from the middle of a run. Raises UserError for a mixture that is not the one trained on, and unreadable records.
     """
-    size = SIZE.match(recipe.name)
+    size, tuned = SIZE.match(recipe.name), results.of("tuned")
+    unrounded = sum(score.unrounded for score in tuned)
     return {
         "tag": TAG_HERE,
         "mixture": _mixture(recipe, record),
         "origins": _origins(recipe),
         "log": _log(record),
-        "lines": [_line(score, results.base_of(score)) for score in results.of("tuned")],
-        "voided": [score for score in results.of("tuned") if score.entry.get("void")],
+        "lines": [_line(score, results.base_of(score)) for score in tuned],
+        "voided": [score for score in tuned if score.entry.get("void")],
+        "unrounded": None if not unrounded else "all" if unrounded == len(tuned) else "some",
+        "indexed": any(score.of_benchmark for score in tuned),
         "compared": _compared(results),
         "contamination": contamination(recipe.run_dir),
         "size": size[1] if size else None,
@@ -55,8 +59,8 @@ def told(recipe: Recipe, record: dict[str, Any] | None, results: Results) -> dic
 
 
 def number(value: float | None, digits: int = 1, sign: str = "") -> str:
-    """A number for a cell; a dash for none."""
-    return "\u2013" if value is None else f"{value:{sign}.{digits}f}".replace("-", "\u2212")
+    """A number for a cell, without a sign that rounding left of nothing (-0.0); a dash for none."""
+    return "\u2013" if value is None else f"{value:{sign}z.{digits}f}".replace("-", "\u2212")
 
 
 def interval(ends: Any, digits: int = 1, sign: str = "") -> str:
@@ -79,6 +83,8 @@ def _measured(score: Score | None) -> str:
 
 def _line(score: Score, base: Score | None) -> Line:
     metric = score.entry["metric"].replace("_", " ")
+    if judge := score.entry.get("judge"):
+        metric += f" by {judge.get('model')}"
     why = score.entry.get("not_comparable")
     return Line(score.task, metric, score.protocol, score.backend, _measured(score), _measured(base), why)
 
@@ -146,11 +152,15 @@ def _compared(results: Results) -> dict[str, Any] | None:
     made = results.compared
     if made is None:
         return None
-    ran = [row for row in made.rows if row.ours is not None]
+    not_run: dict[str, list[str]] = {}
+    for row in made.rows:
+        if row.ours is None and row.side == "tuned":
+            not_run.setdefault(row.why, []).append(row.title)
     return {
         "made": made,
-        "rows": [_row(row) for row in ran],
-        "not_run": [row for row in made.rows if row.ours is None and row.side == "tuned"],
+        "rows": [_row(row) for row in _in_order(made.rows) if row.ours is not None and not row.beside],
+        "beside": any(row.beside and row.side == "tuned" for row in made.rows),
+        "not_run": [(", ".join(titles), why) for why, titles in not_run.items()],
         "overalls": [
             {
                 "group": published.GROUPS[one.group],
@@ -161,7 +171,7 @@ def _compared(results: Results) -> dict[str, Any] | None:
                 "tasks": f"{len(one.tasks)} of {one.of}",
                 "names": ", ".join(one.tasks),
             }
-            for one in made.overalls
+            for one in _in_order(made.overalls)
             if one.ours is not None
         ],
         "pairs": [
@@ -170,16 +180,27 @@ def _compared(results: Results) -> dict[str, Any] | None:
                 "task": one.task,
                 "protocol": one.protocol,
                 "n": f"{one.n:,}",
-                "difference": number(one.difference, 1, "+") + interval(one.interval, 1, "+"),
+                "difference": number(one.difference, _digits(one.task), "+")
+                + interval(one.interval, _digits(one.task), "+"),
                 "p": "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
             }
             for one in made.pairs
+            if one.what.startswith("tuned")
         ],
     }
 
 
+def _in_order(parts: tuple[Any, ...]) -> list[Any]:
+    """Rows or overall scores, this model's own first."""
+    return sorted(parts, key=lambda one: ORDER.index(one.side))
+
+
+def _digits(task: str) -> int:
+    return 2 if task in TWO_DIGITS else 1
+
+
 def _row(row: Row) -> dict[str, Any]:
-    digits = 2 if row.task in TWO_DIGITS else 1
+    digits = _digits(row.task)
     return {
         "title": row.title,
         "side": row.side,

@@ -16,6 +16,8 @@ from agenttuning.export.record import check_paths, public
 from agenttuning.export.run import RECORD, TOKENIZER, export
 from agenttuning.hub import check, eval_results, model_card, results, secrets
 from agenttuning.hub.staged import CARD, Staged, new, walk
+from agenttuning.report.templating import public_text
+from agenttuning.scoring import comparison
 
 if TYPE_CHECKING:
     from agenttuning.export.base import Base
@@ -176,6 +178,8 @@ def _write_records(partial: Path, recipe: Recipe, origin: Base, found: Results, 
         target = partial / name
         target.parent.mkdir(parents=True, exist_ok=True)
         content = public(json.loads(path.read_text(encoding="utf-8")))
+        if name == comparison.FILE:
+            content["rows"] = [row | {"why": public_text(row["why"])} for row in content["rows"]]
         target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     said = json.loads((partial / RECORD).read_text(encoding="utf-8"))
     said |= {"licence": origin.licence, "lacking": origin.lacking}

@@ -9,12 +9,13 @@ weights than those that are published are refused, never shown.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning.errors import UserError
+from agenttuning.report.templating import public_text
 from agenttuning.scoring import comparison, published, scores
 
 if TYPE_CHECKING:
@@ -54,7 +55,21 @@ class Score:
     @property
     def of_benchmark(self) -> bool:
         """Whether the score is of a benchmark's own items, all of them, under its own name."""
-        return self.task in _benchmarks() and self.entry.get("score") is not None
+        return (
+            self.task in _benchmarks()
+            and self.entry.get("score") is not None
+            and (self.entry["group"] != "general" or self.entry.get("asked", 0) >= _benchmarks()[self.task])
+        )
+
+    @property
+    def unrounded(self) -> bool:
+        """Whether it is of the run's own weights as they were stored, before the export rounded them: neither a server
+        nor vLLM was in between, which hold weights in a precision of their own.
+        """
+        backend = self.entry.get("backend")
+        precision = backend.get("precision") if isinstance(backend, dict) else None
+        own = Path(self.file).parts[1] == self.side and self.backend != "vllm"
+        return own and precision in (None, "float32")
 
     @property
     def beside_paper(self) -> bool:
@@ -68,8 +83,9 @@ def published_place(file: str) -> str:
 
 
 @cache
-def _benchmarks() -> frozenset[str]:
-    return frozenset(published.load().tasks)
+def _benchmarks() -> dict[str, int]:
+    """{task: its items}."""
+    return {task: facts["n"]["value"] for task, facts in published.load().tasks.items()}
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,7 @@ def read(run_dir: Path, record: dict[str, Any] | None) -> Results:
     """
     if record is None:
         return Results()
-    compared = comparison.read(run_dir)
+    compared = without_paths(comparison.read(run_dir))
     _check_compared(run_dir, compared, record)
     found = [
         score
@@ -109,6 +125,13 @@ def read(run_dir: Path, record: dict[str, Any] | None) -> Results:
         for score in _of_label(run_dir, side, label, record.get(key))
     ]
     return Results(tuple(found), compared)
+
+
+def without_paths(compared: Comparison | None) -> Comparison | None:
+    """The comparison, whose commands for what was not run name no path of this machine."""
+    if compared is None:
+        return None
+    return replace(compared, rows=tuple(replace(row, why=public_text(row.why)) for row in compared.rows))
 
 
 def labels(compared: Comparison | None, side: str) -> list[str]:

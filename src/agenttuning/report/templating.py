@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 _PLAIN = re.compile(r"[\t\n\x20-\x7e]*")  # as most text is: nothing in it to spell out
-_PATH = re.compile(r"(?<![\w.:/~-])/[^\s'\"`]+")  # an absolute one among words; not 1/164, not http://host/place
+_PATH = re.compile(r"(?:(?<=[\s'\"=(,])|^)/[^\s'\"`]+")  # an absolute one among words; not 1/164, http://a/b, </b>
 
 
 def render(template: str, values: dict[str, Any], folder: Path = TEMPLATES) -> str:
