@@ -186,7 +186,7 @@ def test_an_export_that_changed_is_refused_and_one_of_other_weights_made_anew(wo
         ("list.safetensors", b"\x02\0\0\0\0\0\0\0[]", "no object"),
         ("empty.safetensors", b"", "header cannot be read"),
         ("note.json", b"\x80\x04pickle", "not what its name says"),
-        ("more_config.json", b'{"a": [{"auto_map": {"AutoConfig": "o/n--x.X"}}]}', "names code of a repository: auto_map"),
+        ("more_config.json", b'{"a": [{"auto_map": {"AutoConfig": "o/n--x.X"}}]}', "names code of a"),
         ("a\u202egnp.txt", b"x", "does not show what it is"),
         ("a\nb.txt", b"x", "does not show what it is"),
     ],

@@ -35,7 +35,7 @@ def train_record(source: Source, recipe: Recipe) -> dict[str, Any] | None:
 def recipe_text(recipe: Recipe, digest: str) -> str:
     """recipe.yaml: a recipe's own shape."""
     body = yaml.safe_dump(public(recipe.nested()), sort_keys=True, allow_unicode=True, width=120)
-    return f"# {recipe.name}; sha256 of the record, `publish` left out, {digest}\n{body}"
+    return f"# {recipe.name}; sha256 of the record without `publish` {digest}\n{body}"
 
 
 def public(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from agenttuning.chat.show import escape
 from agenttuning.errors import UserError
 from agenttuning.hub import model_folder, push_data, secrets, traces
-from agenttuning.hub.staged import LISTING, Staged, check_ids, listing, report
+from agenttuning.hub.staged import LISTING, Staged, alone, check_ids, listing, report
 from agenttuning.preflight import endpoint
 
 if TYPE_CHECKING:
@@ -45,13 +45,16 @@ def push(
     cleared = secrets.reviewed(reviewed)
     if not dry:
         _check_token()
-    with offline() if dry else nullcontext():
-        ready = [one for step in steps if (one := _stage(step, recipe, data_paths or {}, model, cleared, dry))]
-    if ready:
-        (recipe.run_dir / LISTING).write_text(listing(ready), encoding="utf-8")
-    print(announcement(recipe, ready, steps, dry), flush=True)
-    if dry:
-        return {}
+    with alone(recipe.run_dir):
+        with offline() if dry else nullcontext():
+            ready = [one for step in steps if (one := _stage(step, recipe, data_paths or {}, model, cleared, dry))]
+        if ready:
+            (recipe.run_dir / LISTING).write_text(listing(ready), encoding="utf-8")
+        print(announcement(recipe, ready, steps, dry), flush=True)
+        return {} if dry else _send(recipe, ready, steps)
+
+
+def _send(recipe: Recipe, ready: list[Staged], steps: list[str]) -> dict[str, str]:
     sent = {one.what: push_data.send(one, recipe.publish.private).url for one in ready}
     if "collection" in steps:
         from agenttuning.hub import collections
@@ -74,7 +77,8 @@ def chosen(recipe: Recipe, only: str | None, model: str | Path | None) -> list[s
     found = check_ids((keys[step], named[step]) for step in steps if step != "collection")
     if "collection" in steps and not (named["collection"] or "").strip():
         found.append("publish.collection is empty; it is the title of the collection")
-    if "collection" in steps and secrets.kinds_in(secrets.encoded(named["collection"] or ""), secrets.of_this_process()):
+    title = secrets.encoded(named["collection"] or "")
+    if "collection" in steps and secrets.kinds_in(title, secrets.of_this_process()):
         found.append("publish.collection holds what looks like a secret; everybody reads the title of a collection")
     if steps == ["collection"] and not members(recipe):
         found.append(f"a collection of nothing: none of {', '.join(list(keys.values())[:3])} is set")

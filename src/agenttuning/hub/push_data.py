@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agenttuning.errors import UserError
 from agenttuning.hub import card, check, folder, secrets
-from agenttuning.hub.staged import Staged, check_ids
+from agenttuning.hub.staged import Staged, alone, check_ids
 from agenttuning.hub.upload import upload
 
 if TYPE_CHECKING:
@@ -35,12 +35,13 @@ def push_data(
     secrets.jsonl that a refusal writes) that you looked at and want to publish. Raises UserError for whatever keeps the
     data from being pushed, and what `data.prepare.prepare` raises.
     """
-    staged = stage(recipe, data_paths, secrets.reviewed(reviewed))
-    if dry:
-        print(f"written, not sent: {staged.folder} (for {staged.repository})", flush=True)
-        return None
-    done = send(staged, recipe.publish.private)
-    return done.commit
+    cleared = secrets.reviewed(reviewed)
+    with alone(recipe.run_dir):
+        staged = stage(recipe, data_paths, cleared)
+        if dry:
+            print(f"written, not sent: {staged.folder} (for {staged.repository})", flush=True)
+            return None
+        return send(staged, recipe.publish.private).commit
 
 
 def send(staged: Staged, private: bool):

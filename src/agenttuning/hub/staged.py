@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agenttuning.chat.show import escape
+from agenttuning.data.folders import alone_in
 from agenttuning.errors import UserError
 
 CARD = "README.md"
@@ -52,6 +53,25 @@ def walk(folder: Path) -> list[tuple[str, Path]]:
 
 
 @contextmanager
+def alone(run_dir: Path) -> Iterator[None]:
+    """One push at a time writes and sends <run_dir>/hub; a second one says so and waits. What one that was killed left
+    half-written goes. Raises UserError in place of an OSError.
+    """
+    place = run_dir / "hub"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with alone_in(place):
+            for left in place.glob(".*.tmp"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or place}: {error.strerror or type(error).__name__}; the push ended there, and the "
+            "results of the run are as they were; mend it and run it again"
+        ) from error
+
+
+@contextmanager
 def new(folder: Path) -> Iterator[Path]:
     """A folder beside `folder`, which takes its place when all went well. Raises UserError in place of an OSError."""
     partial = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
@@ -64,7 +84,7 @@ def new(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(
             f"{folder} could not be written: {error.strerror or type(error).__name__}; nothing was sent to the Hub; "
-            "make room and run it again"
+            "make room, or see to who may write there, and run it again"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

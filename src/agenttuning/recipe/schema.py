@@ -220,7 +220,8 @@ class Recipe:
         path, partial = folder / "resolved.yaml", folder / f"resolved.yaml.{os.getpid()}.tmp"
         origins = "".join(f"#   {key}: {where}\n" for key, where in sorted(self.origin.items()))
         body = yaml.safe_dump(self.nested(), sort_keys=True, allow_unicode=True, width=120)
-        head = f"# {self.name}, resolved; sha256 of the record, `publish` left out, {self.hash}\n# where each value came from:\n"
+        head = f"# {self.name}, resolved; sha256 of the record without `publish` {self.hash}\n"
+        head += "# where each value came from:\n"
         partial.write_text(head + origins + body, encoding="utf-8")
         partial.replace(path)
         return path
