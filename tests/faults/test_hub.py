@@ -121,6 +121,22 @@ def test_stale_files_go_if_an_earlier_push_made_them(hub, folder):
     assert set(hub.files(NAME)) == {*contents(folder), ".gitattributes", "notes.md"}
 
 
+def test_a_repository_made_by_other_means_is_left_alone(hub, folder):
+    (folder / "export.json").write_text("{}")
+    push(folder, tag=None, repo_type="dataset")  # the name is another repository there
+    hub.add(f"datasets/{NAME}", "by hand", {"README.md": b"mine", "notes.md": b"mine"})
+    push(folder, tag=None, repo_type="dataset", mark="export.json")  # what it replaces is a card alone
+    assert "notes.md" in hub.files(f"datasets/{NAME}")
+    others = {"config.json": b"mine", "model-00009-of-00009.safetensors": b"mine", "notes.md": b"mine"}
+    push(folder, tag=None)
+    hub.add(NAME, "by hand", others)
+    text = refused(folder, tag=None, mark="export.json")
+    assert "2 of its files would be replaced or deleted (config.json, model-00009" in text and hub.files(NAME) == others
+    hub.add(NAME, "by hand", {**others, "export.json": b"{}"})
+    push(folder, tag=None, mark="export.json")
+    assert set(hub.files(NAME)) == {*contents(folder), "notes.md"}
+
+
 def test_a_dataset_has_a_place_of_its_own(hub, folder):
     push(folder)
     (folder / "rows.parquet").write_bytes(b"rows")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from dataclasses import replace
 
 import pytest
 import yaml
 
 from agenttuning import cli
+from agenttuning.data.folders import alone_in
+from agenttuning.errors import UserError
 from agenttuning.hub import check, eval_results, model_folder, results, traces
 from agenttuning.hub.push import push
 from agenttuning.hub.results import published_place
@@ -231,6 +234,33 @@ def test_a_canary_is_nowhere(sent):
 
 
 # --- to the double of the Hub
+
+
+def test_a_repository_of_somebody_else_is_not_taken_over(world, run, hub, monkeypatch):
+    from huggingface_hub import HfApi
+
+    for name, kind, file in ((MODEL, "model", "config.json"), (DATA, "dataset", "data/train-00000-of-00009.parquet")):
+        place = MODEL if kind == "model" else f"datasets/{DATA}"
+        HfApi(hub.url).create_repo(name, repo_type=kind, private=True)
+        hub.add(place, "theirs", {file: b"theirs"})
+        with pytest.raises(UserError, match="made by other means"):
+            push(recipe_of(world, run_dir=run), only={"dataset": "data"}.get(kind, kind))
+        assert hub.files(place) == {file: b"theirs"}
+
+
+def test_one_push_at_a_time_and_none_leaves_half_a_folder(world, run, capfd):
+    """A second one would take the files from under the upload of the first."""
+    half = run / "hub/.model.4711.tmp"
+    half.mkdir(parents=True)
+    words = (recipe_of(world, run_dir=run),)
+    with alone_in(half.parent):
+        waiting = threading.Thread(target=push, args=words, kwargs={"dry": True, "only": "model"})
+        waiting.start()
+        waiting.join(1)
+        assert waiting.is_alive() and half.exists()
+    waiting.join(60)
+    assert not waiting.is_alive() and not half.exists() and (run / "hub/model/README.md").is_file()
+    assert "another process builds in" in capfd.readouterr().err
 
 
 def test_it_arrives_loads_and_a_second_push_changes_nothing(world, run, hub, tmp_path, capsys):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agenttuning.data.prepare import Prepared
 
 RECORDS = ("mixture.json", "manifest.json", "quarantine.jsonl", "dropped.jsonl")  # those that the build wrote
+MARK = "mixture.json"  # in every push
 ROWS = "data/train-{place:05d}-of-{files:05d}.parquet"
 ROWS_PATTERN = "data/train-*-of-*.parquet"
 FILE_BYTES = 1 << 29  # of Arrow a file: about the size of the Hub's own Parquet files

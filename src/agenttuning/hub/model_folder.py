@@ -67,7 +67,7 @@ def stage(recipe: Recipe, model: str | Path | None, cleared: set[secrets.Finding
         secrets.refuse(findings, cleared, recipe.run_dir / secrets.FOUND)
     message = f"{recipe.name}, weights {_weights_digest(said)[:16]}"
     owns = "weights, tokenizer, results/*, records and cards of earlier pushes"
-    return Staged("model", recipe.run_dir / STAGED, repository, "model", message, owned, owns, tag)
+    return Staged("model", recipe.run_dir / STAGED, repository, "model", message, owned, owns, tag, RECORD)
 
 
 def owned(name: str) -> bool:

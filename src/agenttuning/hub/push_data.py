@@ -36,6 +36,7 @@ def push_data(
     data from being pushed, and what `data.prepare.prepare` raises.
     """
     cleared = secrets.reviewed(reviewed)
+    checked(recipe)  # before a folder is made for it
     with alone(recipe.run_dir):
         staged = stage(recipe, data_paths, cleared)
         if dry:
@@ -49,6 +50,7 @@ def send(staged: Staged, private: bool):
     done = upload(
         staged.folder, staged.repository, private, staged.message,
         repo_type=staged.repo_type, owned=staged.owned, tag=staged.tag, move_tag=staged.tag is not None,
+        mark=staged.mark,
     )  # fmt: skip
     what = f"commit {done.commit}" if done.changed else f"nothing changed, no commit (it is at {done.commit})"
     print(f"{done.url} ({'private' if private else 'public'}): {what}", flush=True)
@@ -68,7 +70,8 @@ def stage(recipe: Recipe, data_paths: Mapping[str, str | Path], cleared: set[sec
     check.folder(staged, check.DATA_FILES)
     message = f"Data of {recipe.name}, key {prepared.key[:16]}"
     owns = f"{folder.ROWS_PATTERN}, {', '.join(folder.RECORDS)}"
-    return Staged("data", staged, recipe.publish.hub_dataset_id, "dataset", message, folder.owned, owns)
+    repository, mark = recipe.publish.hub_dataset_id, folder.MARK
+    return Staged("data", staged, repository, "dataset", message, folder.owned, owns, mark=mark)
 
 
 def checked(recipe: Recipe) -> dict[str, card.Described]:

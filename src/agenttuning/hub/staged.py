@@ -29,7 +29,7 @@ class Staged:
     """what: model, data or traces. folder: what goes to `repository` (repo_type model or dataset) under `message`.
 
     owned(name): whether a file that is there and no longer here is one of an earlier push; `owns` says it in words.
-    tag: the name of this state, or None.
+    tag: the name of this state, or None. mark: a file by which a repository is known to be of earlier pushes, or None.
     """
 
     what: str
@@ -40,6 +40,7 @@ class Staged:
     owned: Callable[[str], bool]
     owns: str
     tag: str | None = None
+    mark: str | None = None
 
     def files(self) -> list[tuple[str, int]]:
         """(name, bytes) of all files, in the order of their names."""
@@ -65,6 +66,8 @@ def alone(run_dir: Path) -> Iterator[None]:
                 shutil.rmtree(left, ignore_errors=True)
             yield
     except OSError as error:
+        if error.errno is None:  # a library's own, which is of no file
+            raise
         raise UserError(
             f"{error.filename or place}: {error.strerror or type(error).__name__}; the push ended there, and the "
             "results of the run are as they were; mend it and run it again"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # expire. Not stated by the Hub; we chose, because 10 GB are two shards of the usual size, and 256 is its own limit.
 GROUP_BYTES, GROUP_FILES = 10 * 10**9, 256
 ASKED_AT_ONCE = 500  # paths; the Hub takes 1000 (huggingface_hub._commit_api.FETCH_LFS_BATCH_SIZE)
+BLANK = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE"})  # files that the Hub's own form makes
 CONFLICT = (409, 412)  # the Hub's answers to a commit whose parent is not the newest
 AFTER = (
     "The repository has no half of it: all files become visible in one commit, and those that arrived are not sent "
@@ -68,18 +69,21 @@ def upload(
     owned: Callable[[str], bool],
     tag: str | None = None,
     move_tag: bool = False,
+    mark: str | None = None,
 ) -> Uploaded:
     """Make `repository` ("owner/name", repo_type "model" or "dataset") hold the files of `folder`: create it if need
     be, add and replace, and delete those of earlier pushes that are no longer there: the names that `owned` accepts, no
     others. Where it holds them already there is no commit. The tag is set last, on the commit that has the files; one
-    that marks another commit moves only with move_tag.
+    that marks another commit moves only with move_tag. mark: a file that every such push leaves; a repository that
+    lacks it and has other files that would be replaced or deleted is somebody's other work, and is left alone.
 
     Raises UserError when there is no token, when the repository is public and should be private or the other way round,
+    when it is other work,
     when the tag marks another commit, when somebody else pushes meanwhile, and for each failure of Hub or network,
     after which the repository is as it was and a second run goes on. The folder is only read.
     """
     with wire.talk(f"{repository} was not pushed", AFTER) as api:
-        target = _target(api, folder, repository, repo_type, private, owned)
+        target = _target(api, folder, repository, repo_type, private, owned, mark)
         there = not target.stale and not _differs(target, target.parent)
         marked = _marked(target, tag) if tag else None
         if marked and not move_tag and not (there and marked == target.parent):
@@ -96,7 +100,13 @@ def upload(
 
 
 def _target(
-    api: HfApi, folder: Path, repository: str, repo_type: str, private: bool, owned: Callable[[str], bool]
+    api: HfApi,
+    folder: Path,
+    repository: str,
+    repo_type: str,
+    private: bool,
+    owned: Callable[[str], bool],
+    mark: str | None,
 ) -> _Target:
     """The repository, made if it was not there, and what has to change in it."""
     from huggingface_hub import CommitOperationAdd
@@ -110,9 +120,17 @@ def _target(
             f"{repository} is {now} and the recipe asks for a {asked} one (publish.private: {str(private).lower()}); "
             f"nothing was sent; change the repository's settings on the Hub, or set publish.private"
         )
+    held = {one.rfilename for one in info.siblings or []}
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    theirs = sorted(name for name in held - BLANK if name in paths or owned(name))
+    if mark and mark not in held and theirs:
+        raise UserError(
+            f"{repository} was made by other means: it has no {mark}, which every push leaves, and {len(theirs)} of "
+            f"its files would be replaced or deleted ({escape(', '.join(theirs[:3]))}); nothing was sent; name another "
+            "repository in `publish`, or empty this one first"
+        )
     files = {name: CommitOperationAdd(name, str(path)) for name, path in paths.items()}
-    stale = sorted({one.rfilename for one in info.siblings or []} - set(files))
+    stale = sorted(held - set(files))
     return _Target(api, repository, repo_type, info.sha, files, list(filter(owned, stale)))
 
 
