@@ -24,9 +24,11 @@ KEYS = {
     "HF_TOKEN": TOKEN,
     "OPENAI_API_KEY": "sk-" + "canaryOPENAIcanaryOPENAIcanary1234",
     "WANDB_API_KEY": "canary0wandb0canary0wandb0canary0wandb00",
+    "JUDGE_API_KEY": "canary-judge-canary-judge-0123456789",
 }
 CARD = "---\npretty_name: {0}\nlanguage: [en]\nlicense: mit\n---\n# {0}\n\nMade for a test.\n"
 PUBLISH = "publish: {hub_dataset_id: someone/data}\n"
+MODEL = ("publish.hub_model_id=someone/agent", "publish.base_model=someone/base", "publish.licence=mit")
 FAULTS = [*[None] * 3, "broken", "die", "bytes", "html"] + [None] * 60
 
 
@@ -40,16 +42,20 @@ def day(tmp_path_factory):
     recipe = str(repository(place))
     judged, twin = str(place / "finished"), str(REPOSITORY / "recipes/agentlm-tiny/sft.yaml")
     finished_run(place / "finished", n=4)
-    with hub_double() as hub, FaultyServer() as server, FaultyServer(lambda *_: "echo key") as refusing:
+    with hub_double() as hub, FaultyServer() as server, FaultyServer(lambda *_: "echo key") as refusing, FaultyServer() as judge:
         numbers = iter(FAULTS)
         server.fault = lambda *_: next(numbers, None)
         server.reply = lambda messages: f"Act: answer\nFinal Answer: {server.headers[-1].get('Authorization')}"
+        judge.reply = lambda messages: f"Rating: [[7]], and {judge.headers[-1].get('Authorization')}"
         hub.says = f"you sent Bearer {TOKEN}"
         hub.fail, hub.closed = shaky(), set()
         asked = ["--served-model", "m", "--api-key-env", "OPENAI_API_KEY", "--protocol", "practice"]
         asked += ["--task", "kg", "--items", "3", "--run-dir", judged]
         run = ["--run-dir", str(place / "run")]
         elsewhere = ["--out", str(place / "refused")]
+        general = ["eval-general", twin, "--run-dir", judged, "--model", str(place / "base"), "--items", "1"]
+        general += ["--served-model", "m", "--api-key-env", "OPENAI_API_KEY", "--task", "mt_bench", "--judgings", "1"]
+        general += ["--judge-model", "j", "--judge-key-env", "JUDGE_API_KEY", "--judge"]
         played, traces = f"{judged}/eval/served-m/held-in/practice", str(place / "traces")
         cases = {
             "plan": ["plan", recipe],
@@ -59,11 +65,16 @@ def day(tmp_path_factory):
             "train": ["train", recipe, *run, "max_steps=2", "report_to=trackio", "--resume", "never"],
             "decontaminate": ["decontaminate", recipe, *run, "--against", f"mine={place / 'raw/chats.jsonl'}"],
             "export": ["export", recipe, *run, "max_steps=2", str(place / "model")],
+            "push": ["push", recipe, *run, "max_steps=2", *MODEL, "publish.collection=Mine"],
+            "push-nowhere": ["push", recipe, *run, "max_steps=2", "publish.hub_model_id=forbidden/agent", *MODEL[1:]],
             "push-data": ["push-data", recipe, *run],
             "upload": [str(place / "model"), "someone/model", "model"],
             "upload-nowhere": [str(place / "model"), "forbidden/model", "model"],
             "held-in": ["eval-held-in", twin, "--server", server.url, *asked],
             "held-in-refused": ["eval-held-in", twin, "--server", refusing.url, *asked, *elsewhere],
+            "general": [*general, judge.url, "--server", server.url, "--task", "gsm8k"],
+            "general-refused": [*general, judge.url, "--server", refusing.url, *elsewhere],
+            "judge-refused": [*general, refusing.url, "--server", server.url, "--out", str(place / "unjudged")],
             "report": ["report", twin, "--run-dir", judged],
             "compare": ["compare", twin, "--run-dir", judged],
             "episodes": ["episodes", played, "--export", "traces", "--out", traces],
@@ -83,8 +94,9 @@ def day(tmp_path_factory):
         )
         (place / "out" / "all.out").write_bytes(done.stdout + done.stderr)
         assert done.returncode == 0, done.stderr.decode()
-        sent = hub.sent() + json.dumps(server.asked + refusing.asked).encode()
-        headers = [one.get("Authorization") for one in server.headers + refusing.headers]
+        servers = (server, refusing, judge)
+        sent = hub.sent() + json.dumps([body for one in servers for body in one.asked]).encode()
+        headers = [{one.get("Authorization") for one in each.headers} for each in servers]
     return place, json.loads(done.stdout.splitlines()[-1]), sent, headers
 
 
@@ -95,6 +107,8 @@ def repository(place: Path) -> Path:
         with (place / "data_cards" / name / "source.yaml").open("a") as card:
             card.write("loss_flags: as told\nlicence: MIT\n")
         (place / "data_cards" / name / "README.md").write_text(CARD.format(name))
+    (place / "base" / "README.md").write_text("---\nlicense: mit\n---\n# base\n")
+    (place / "base" / "LICENSE").write_text("MIT\n")
     remote = place / "data_cards" / "remote"
     remote.mkdir()
     (remote / "source.yaml").write_text(f"hub_id: someone/absent\nrevision: {'abc1' * 10}\nformat: sharegpt\n")
@@ -130,6 +144,7 @@ def ways_to_write(key: str) -> list[bytes]:
 
 
 ENDS = {"crash": 1, "data-from-a-hub-that-refuses": 2, "upload-nowhere": 2, "held-in-refused": 2}
+ENDS |= {"general-refused": 2, "judge-refused": 2, "push-nowhere": 2}
 
 
 def test_the_verbs_came_where_they_should(day):
@@ -142,10 +157,15 @@ def test_the_verbs_came_where_they_should(day):
     assert "cannot be read" in said["data-from-a-hub-that-refuses"]
     assert "answered 401" in said["held-in-refused"] and "[key]" in said["held-in-refused"]
     assert (
-        re.search(r"HTTP Error 503 .* PUT http\S*/storage/\w+\?\.\.\.", said["push-data"])
+        re.search(r"HTTP Error 503 .* PUT http\S*/storage/\w+\?\.\.\.", said["push"])
         and b"model.safetensors" in sent
     )
-    assert set(headers) == {f"Bearer {KEYS['OPENAI_API_KEY']}"}
+    for name in ("general-refused", "judge-refused"):
+        assert "answered 401" in said[name] and "[key]" in said[name]
+    assert "it answers 403 (you sent Bearer ***)" in said["push-nowhere"]
+    assert "/someone/agent (private): commit" in said["push"] and "collection Mine: " in said["push"]
+    player, judge = (f"Bearer {KEYS[name]}" for name in ("OPENAI_API_KEY", "JUDGE_API_KEY"))
+    assert headers == [{player}, {player, judge}, {judge}]
     assert list((place / "trackio").rglob("*.db")) and any((place / "traces").rglob("*.jsonl"))
 
 

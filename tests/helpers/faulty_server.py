@@ -119,6 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "messages" not in body:  # /completions: a chat server
+            said = f"only chat is served, not to {self.headers.get('Authorization')}"
+            return self._send(json.dumps({"error": {"message": said}}).encode(), 404)
         number = self.home.begin(body, dict(self.headers))
         try:
             if self.home.delay:
