@@ -23,7 +23,6 @@ CASES = {
     "whole": ("never", 0),
     "within": ("answer", 14),  # between the letters of a question
     "torn": ("torn", 22),
-    "scores": ("scores", 1),
     "between": ("documents", 11),  # mmlu has its score, and gsm8k's documents come
     "term": ("term", 7),
     "full": ("full", 2500),
@@ -76,7 +75,7 @@ def test_it_goes_on_where_it_was(runs, name) -> None:
     first, kept, second, asked = found[name]
     assert (first, second) == (FIRST.get(name, -9), 0), shown[-3000:]
     assert asked == ALL - kept
-    assert kept == {"within": 14, "torn": 21, "scores": 20, "between": 20, "term": 7}.get(name, kept)
+    assert kept == {"within": 14, "torn": 21, "between": 20, "term": 7}.get(name, kept)
     assert scores(folder / name) == scores(folder / "whole")
     wanted, there = lines(folder / "whole"), lines(folder / name)
     assert there.keys() == wanted.keys()
@@ -90,7 +89,7 @@ def test_what_is_said(runs) -> None:
     assert "is full (File too large)" in shown and "make room and type the same command" in shown
     assert 0 < found["full"][1] < ALL
     assert "stopped by SIGTERM; the same command goes on from here" in shown
-    assert "Traceback" not in shown
+    assert "Traceback" not in shown and "pretrained" not in shown  # lm-eval's warnings about a model that is loaded
 
 
 def test_a_damaged_line_is_said_and_a_torn_one_left_out(tmp_path) -> None:

@@ -3,9 +3,9 @@ number]}. Each case is `agenttuning eval-general` into FOLDER/name in a process 
 which take longer than the runs; then the same command is typed again. Prints as its last line {name: [first exit
 status, lines that were kept, second exit status, answers that were asked then]}, -9 for a process that was killed.
 
-when: `answer`, dying after the answer `number` was kept; `torn`, in the middle of its line; `documents` and `scores`,
-before the file `number` of that kind is put in its place; `full`, on a disk that takes `number` bytes a file; `term`,
-told to stop after the answer `number`; `never`. `together` are two at once, of which the second waits.
+when: `answer`, dying after the answer `number` was kept; `torn`, in the middle of its line; `documents`, before the
+file `number` is put in its place; `full`, on a disk that takes `number` bytes a file; `term`, told to stop after the
+answer `number`; `never`. `together` are two at once, of which the second waits.
 """
 
 import json
@@ -22,9 +22,9 @@ import lm_eval.models.huggingface  # noqa: F401
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
-import agenttuning.policies.transformers_policy  # noqa: F401
 from agenttuning import cli
-from agenttuning.general import evaluate, gsm8k, kept, task_files
+from agenttuning.general import gsm8k, kept, task_files
+from agenttuning.policies import transformers_policy
 from agenttuning.recipe.schema import REPOSITORY
 
 RECIPE = REPOSITORY / "recipes/agentlm-tiny/sft.yaml"
@@ -68,8 +68,6 @@ def prepare(when: str, number: int) -> None:
         kept.Answers.add = dying
     elif when == "documents":
         before(task_files.Path, "replace", number)
-    elif when == "scores":
-        before(evaluate.scores, "write", number)
     elif when == "full":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
@@ -122,6 +120,7 @@ def short_replies() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     short_replies()
+    transformers_policy.load(sys.argv[1], max_new_tokens=1)  # imports what forked processes shall find
     model, root, cases = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     found = {}
     for name, (when, number) in cases.items():
