@@ -28,7 +28,18 @@ def takes_n(parser: argparse.ArgumentParser) -> None:
 def takes_push(parser: argparse.ArgumentParser) -> None:
     takes_data(parser)
     parser.add_argument("--reviewed", metavar="FILE", help="findings of secrets.jsonl that you judge harmless")
-    parser.add_argument("--dry", action="store_true", help="check, write the folder that would be sent, and stop")
+    parser.add_argument(
+        "--dry-run", "--dry", dest="dry", action="store_true", help="check, write the folder that would be sent, stop"
+    )
+
+
+def takes_push_all(parser: argparse.ArgumentParser) -> None:
+    takes_push(parser)
+    parser.add_argument("--only", metavar="STEP", help="one of model, data, traces, collection (default: all named)")
+    parser.add_argument("--model", metavar="FOLDER", help="another export than the run's own")
+    visible = parser.add_mutually_exclusive_group()
+    visible.add_argument("--private", action="store_true", help="whatever publish.private says")
+    visible.add_argument("--public", action="store_true", help="the same")
 
 
 def takes_json(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +67,11 @@ def takes_training(parser: argparse.ArgumentParser) -> None:
 def takes_model(parser: argparse.ArgumentParser) -> None:
     takes_recipe(parser)
     parser.add_argument("--model", help="a local folder or Hub id to judge instead of the run's own model")
+
+
+def takes_items(parser: argparse.ArgumentParser) -> None:
+    takes_model(parser)
+    parser.add_argument("--items", type=int, help="at most so many items a task")
 
 
 def takes_env(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +117,35 @@ def takes_held_in(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, help="at most so many items a task")
     parser.add_argument("--out", help="the folder to write (default: in the run's folder)")
     takes_env(parser)
+
+
+def takes_released(parser: argparse.ArgumentParser) -> None:
+    """All that the two evaluations take, but the protocol, which is the paper's, and the folder."""
+    said = {
+        "model": "a local copy of the released weights, or another Hub id (default: evaluation/released.yaml)",
+        "task": "a held-in or a general task (repeatable; default all ten)",
+        "prompts": "a checkout of THUDM/AgentTuning, which has all of the paper's prompts",
+        "backend": "TASK=NAME of a held-in task (repeatable); transformers (default) or vllm for the general ones",
+    }
+    taken = {action.dest for action in parser._actions}
+    for takes in (takes_held_in, takes_general):
+        other = argparse.ArgumentParser(add_help=False)
+        takes(other)
+        for action in other._actions:
+            if action.dest not in taken | {"protocol", "out"}:
+                taken.add(action.dest)
+                action.help = said.get(action.dest, action.help)
+                parser._add_action(action)
+
+
+def takes_comparison(parser: argparse.ArgumentParser) -> None:
+    takes_recipe(parser)
+    parser.add_argument(
+        "--results", nargs="+", default=[], metavar="FOLDER",
+        help="results from elsewhere, too: a run's folder, its eval folder, or SIDE=FOLDER (base, tuned, released) "
+        "as in tuned=runs/agentlm-13b/sft/eval/served-agentlm-13b",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the JSON that is written, not the text")
 
 
 def takes_export(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +196,26 @@ def takes_episodes(parser: argparse.ArgumentParser) -> None:
 def takes_errors(parser: argparse.ArgumentParser) -> None:
     takes_recipe(parser)
     parser.add_argument("--episodes", metavar="FOLDER", help="draw these, not eval/base and eval/tuned of the run")
+
+
+def takes_ablation(parser: argparse.ArgumentParser) -> None:
+    takes_data(parser)
+    parser.add_argument("--dry", action="store_true", help="print cost and what can be scored here, and stop")
+    parser.add_argument("--only", action="append", default=[], metavar="VARIANT", help="of the table (repeatable)")
+    parser.add_argument("--seeds", metavar="N,N", help="train every variant with each; default the recipe's own seed")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--train-only", action="store_true", help="judge nothing")
+    some.add_argument("--compare-only", action="store_true", help="train and judge nothing, compare what is there")
+    for verb in ("eval-held-in", "eval-general", "eval"):
+        parser.add_argument(
+            f"--{verb}", metavar="WORDS",
+            help=f"for the `{verb}` of every variant, in quotes: --{verb}='--items 5'",
+        )  # fmt: skip
+
+
+def takes_etas(parser: argparse.ArgumentParser) -> None:
+    takes_ablation(parser)
+    parser.add_argument("--etas", metavar="N,N", help="shares of agent data; default 0,0.1 .. 1, as the paper")
 
 
 def takes_path(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,14 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from agenttuning import arguments as words_of
+from agenttuning import hiding
 from agenttuning.errors import Stopped, UserError
 
 Arguments = argparse.Namespace
@@ -74,6 +77,16 @@ def push_data(arguments: Arguments) -> None:
     run(recipe, paths, arguments.reviewed, arguments.dry)
 
 
+def push(arguments: Arguments) -> None:
+    """a run to the Hub: model, data, episodes, collection; --dry-run shows what would go"""
+    if arguments.private or arguments.public:
+        arguments.overrides.append(f"publish.private={str(arguments.private).lower()}")
+    recipe, paths = _recipe(arguments), _paths(arguments)
+    from agenttuning.hub.push import push as run
+
+    run(recipe, paths, only=arguments.only, model=arguments.model, reviewed=arguments.reviewed, dry=arguments.dry)
+
+
 def plan(arguments: Arguments) -> None:
     """print batch, memory, tokens, hours and cost of a recipe; starts nothing"""
     from agenttuning import plan as planning
@@ -104,11 +117,11 @@ def train(arguments: Arguments) -> None:
 
 
 def evaluate(arguments: Arguments) -> None:
-    """let the trained model (or --model) play the tasks and take the general tests"""
+    """judge a model of the tiny twin: its agent tasks and its general tests"""
     recipe = _recipe(arguments)
     from agenttuning.evaluate import evaluate as run
 
-    run(recipe, model=arguments.model)
+    run(recipe, model=arguments.model, agent_items=arguments.items, general_items=arguments.items)
 
 
 def eval_held_in(arguments: Arguments) -> None:
@@ -118,8 +131,9 @@ def eval_held_in(arguments: Arguments) -> None:
     from agenttuning.players import player
 
     make_policy, label, model = player(
-        recipe, arguments.model, arguments.server, arguments.served_model, arguments.api_key_env, arguments.concurrency
-    )
+        recipe, arguments.model, arguments.server, arguments.served_model, arguments.api_key_env, arguments.concurrency,
+        getattr(arguments, "label", None),
+    )  # fmt: skip
     evaluate_held_in(
         recipe,
         make_policy,
@@ -148,11 +162,24 @@ def eval_general(arguments: Arguments) -> None:
         recipe, arguments.model, server=arguments.server, served_model=arguments.served_model,
         api_key_env=arguments.api_key_env, concurrency=arguments.concurrency, backend=arguments.backend,
     )  # fmt: skip
+    if hasattr(arguments, "label"):
+        from agenttuning.released import under_label
+
+        who = under_label(who, arguments.label)
     evaluate_general(
         recipe, who, protocol=arguments.protocol, tasks=arguments.task or None,
         data=dict(_pairs("--data", arguments.data)), prompts=arguments.prompts, judge=judge, most=arguments.items,
         out=arguments.out,
     )  # fmt: skip
+
+
+def eval_released(arguments: Arguments) -> None:
+    """score the authors' released weights by both evaluations, before anybody trains"""
+    from agenttuning import released
+
+    verbs = {"general": eval_general, "held-in": eval_held_in}
+    todo = released.parts(_recipe(arguments), arguments)
+    released.run({name: partial(verbs[name], given) for name, given in todo.items()})
 
 
 def doctor(arguments: Arguments) -> None:
@@ -167,7 +194,7 @@ def compare(arguments: Arguments) -> None:
     recipe = _recipe(arguments)
     from agenttuning.scoring.compare import compare as run
 
-    run(recipe)
+    run(recipe, arguments.results, arguments.json)
 
 
 def report(arguments: Arguments) -> None:
@@ -250,10 +277,48 @@ def base(arguments: Arguments) -> None:
 
 
 def ablation(arguments: Arguments) -> None:
-    """train and judge the tiny ablations: agent-only, general-only, mixed"""
-    from agenttuning.miniature.ablation import ablation as run
+    """the paper's ablations of a recipe, cost first: train, judge, compare agent-only, general-only, mixed"""
+    _ablation(arguments, ())
 
-    run(arguments.path)
+
+def eta_scan(arguments: Arguments) -> None:
+    """the same for the share of agent data, eta: 0 to 1 in steps of 0.1, or --etas"""
+    from agenttuning.ablation import ETAS
+
+    _ablation(arguments, _numbers("--etas", arguments.etas, float) or ETAS)
+
+
+def _ablation(arguments: Arguments, etas: tuple[float, ...]) -> None:
+    recipe, given = _recipe(arguments), vars(arguments)
+    from agenttuning.ablation import Options
+    from agenttuning.ablation import ablation as run
+
+    verbs = {verb: given[verb.replace("-", "_")] for verb in ("eval", "eval-held-in", "eval-general")}
+    options = Options(
+        etas=etas,
+        seeds=_numbers("--seeds", arguments.seeds, int),
+        names=tuple(arguments.only),
+        data=_paths(arguments),
+        given={verb: _words(f"--{verb}", text) for verb, text in verbs.items() if text is not None},
+        train_only=arguments.train_only,
+        compare_only=arguments.compare_only,
+        dry=arguments.dry,
+    )
+    run(recipe, options, main, parse, VERBS)
+
+
+def _numbers(option: str, text: str | None, kind: type) -> tuple:
+    try:
+        return tuple(kind(one) for one in text.split(",")) if text else ()
+    except ValueError:
+        raise UserError(f"{option} {text}: numbers with commas between them are wanted, e.g. {option} 1,0") from None
+
+
+def _words(option: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{option}={text!r}: {error}; it holds words as a shell would take them") from None
 
 
 def quickstart(arguments: Arguments) -> None:
@@ -267,13 +332,15 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "data": (data, words_of.takes_data),
     "show-data": (show_data, words_of.takes_n),
     "push-data": (push_data, words_of.takes_push),
+    "push": (push, words_of.takes_push_all),
     "plan": (plan, words_of.takes_json),
     "train": (train, words_of.takes_training),
-    "eval": (evaluate, words_of.takes_model),
+    "eval": (evaluate, words_of.takes_items),
     "eval-held-in": (eval_held_in, words_of.takes_held_in),
     "eval-general": (eval_general, words_of.takes_general),
+    "eval-released": (eval_released, words_of.takes_released),
     "doctor": (doctor, words_of.takes_env),
-    "compare": (compare, words_of.takes_recipe),
+    "compare": (compare, words_of.takes_comparison),
     "report": (report, words_of.takes_recipe),
     "episodes": (episodes, words_of.takes_episodes),
     "errors": (errors, words_of.takes_errors),
@@ -282,7 +349,8 @@ VERBS: dict[str, tuple[Callable[[Arguments], None], Callable[[argparse.ArgumentP
     "decontaminate": (decontaminate, words_of.takes_against),
     "export-tools": (export_tools, words_of.takes_out),
     "base": (base, words_of.takes_path),
-    "ablation": (ablation, words_of.takes_path),
+    "ablation": (ablation, words_of.takes_ablation),
+    "eta-scan": (eta_scan, words_of.takes_etas),
     "quickstart": (quickstart, words_of.takes_path),
 }
 
@@ -303,6 +371,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if words else 2
     if not sys.stderr.isatty():  # log lines, no bars: what libraries draw with tqdm would fill a log with their frames
         os.environ.setdefault("TQDM_DISABLE", "1")
+    hiding.in_logs()
     try:
         arguments = parse(words[0], words[1:])
         VERBS[words[0]][0](arguments)

@@ -163,15 +163,30 @@ def overrides(recipe: Recipe) -> list[str]:
 def run(words: list[str]) -> None:
     """Run the launch to its end. Exits this process with its status when that is not 0.
 
-    SIGTERM is passed on once, so that the processes save, and this one waits for them: a batch system kills what its
-    first process leaves behind. Ctrl-C reaches them from the terminal; this one waits as well, or the shell would be
-    back, and a second Ctrl-C reach nobody, while they still save. The status is 143 or 130 then, whatever the agent in
-    between makes of it. The folder of this Python leads the PATH: DeepSpeed compiles its operators with the `ninja`
-    that pip put there.
+    The folder of this Python leads the PATH: DeepSpeed compiles its operators with the `ninja` that pip put there.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     print("starting:", " ".join(words), flush=True)
     told: list[int] = []
+    status = wait(words, {**SAVE_SECONDS, **os.environ, "PATH": path, LAUNCHED: "1"}, told)
+    if not status:
+        return
+    if told:
+        print(f"ended by {signal.Signals(told[0]).name}; a traceback above is that of accelerate's agent", flush=True)
+        raise SystemExit(status)
+    print("the processes failed; their own words stand above the traceback of accelerate's agent", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def wait(words: list[str], environment: Mapping[str, str] | None = None, told: list[int] | None = None) -> int:
+    """Run a command to its end and return its exit status, as a shell has it; signals that came are put into `told`.
+
+    SIGTERM is passed on once, so that the processes save, and this one waits for them: a batch system kills what its
+    first process leaves behind. Ctrl-C reaches them from the terminal; this one waits as well, or the shell would be
+    back, and a second Ctrl-C reach nobody, while they still save. The status of one that fails is 143 or 130 then,
+    whatever a launcher in between makes of it.
+    """
+    told = [] if told is None else told
     children: list[subprocess.Popen] = []
 
     def pass_on(number: int, _frame: object) -> None:
@@ -182,7 +197,7 @@ def run(words: list[str]) -> None:
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with subprocess.Popen(words, env={**SAVE_SECONDS, **os.environ, "PATH": path, LAUNCHED: "1"}) as child:
+        with subprocess.Popen(words, env=environment) as child:
             children.append(child)
             if signal.SIGTERM in told:
                 child.send_signal(signal.SIGTERM)
@@ -190,13 +205,9 @@ def run(words: list[str]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if not status:
-        return
-    if told:
-        print(f"ended by {signal.Signals(told[0]).name}; a traceback above is that of accelerate's agent", flush=True)
-        raise SystemExit(128 + told[0])
-    print("the processes failed; their own words stand above the traceback of accelerate's agent", file=sys.stderr)
-    raise SystemExit(status if status > 0 else 128 - status)
+    if status and told:
+        return 128 + told[0]
+    return status if status >= 0 else 128 - status
 
 
 def prepare_process(recipe: Recipe, cpu_processes: int | None = None) -> None:

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import UserError
+from agenttuning.hiding import first_line
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 # What decides a model's answers, of all that a checkpoint folder may hold.
 MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
+SLOW_TOKENIZER = "tokenizer.model"  # decides them where there is no tokenizer.json (chat/sentencepiece.py)
 
 
-def find_model(recipe: Recipe, model: str | Path | None) -> tuple[Path, str]:
-    """The folder of the model to judge, and its label. A Hub id is fetched. Raises UserError when there is none."""
+def find_model(recipe: Recipe, model: str | Path | None, revision: str | None = None) -> tuple[Path, str]:
+    """The folder of the model to judge, and its label. A Hub id is fetched, at `revision` or, for the recipe's base, at
+    the recipe's: weights as safetensors, settings and tokenizer, never pickles or code. Raises UserError when there is
+    none.
+    """
     own, base = recipe.run_dir / "model", recipe.values["model_name_or_path"]
     asked = str(own) if model is None else str(model)
     if Path(asked).is_dir():
@@ -28,12 +33,13 @@ def find_model(recipe: Recipe, model: str | Path | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    revision = recipe.values.get("model_revision") if asked == base else None
+    if revision is None and asked == base:
+        revision = recipe.values.get("model_revision")
     try:
-        folder = snapshot_download(asked, revision=revision, allow_patterns=[*MODEL_FILES, "*.json"])
+        folder = snapshot_download(asked, revision=revision, allow_patterns=[*MODEL_FILES, SLOW_TOKENIZER, "*.json"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"{asked} is no folder here and the Hub did not give it ({str(error).splitlines()[0]}); nothing can be "
+            f"{asked} is no folder here and the Hub did not give it ({first_line(error)}); nothing can be "
             "judged; check the name, the network, and for gated models `hf auth login`"
         ) from None
     return Path(folder), _label(asked, own, base)
@@ -54,9 +60,13 @@ def _label(asked: str, own: Path, base: str) -> str:
 
 def model_digest(folder: Path) -> str:
     """sha256, in hex, over the files that decide a model's answers. Raises UserError when there are no weights."""
-    files = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
+    slow = () if (folder / "tokenizer.json").is_file() else (SLOW_TOKENIZER,)
+    files = sorted(path for pattern in (*MODEL_FILES, *slow) for path in folder.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in files):
-        raise UserError(f"{folder} holds no *.safetensors; there is no model to judge; check the path")
+        raise UserError(
+            f"{folder} holds no *.safetensors; there is no model to judge; check the path. Of a model published as "
+            "pickles (*.bin) take another revision or copy: those are not read here, as to read one is to run it"
+        )
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as content:

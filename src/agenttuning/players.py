@@ -23,8 +23,11 @@ def player(
     served_model: str | None,
     api_key_env: str | None,
     concurrency: int | None,
+    label: str | None = None,
 ) -> tuple[Callable[[Protocol], Any], str, str]:
     """(makes the policy of a protocol, label of the results, name of the weights). Raises UserError for no model.
+
+    label: of the results, instead of the one that follows from the model.
 
     There is no system prompt in either: AgentBench.old asked without one (its fschat 0.2.31 has an empty one for
     llama-2), whatever the recipe trains with.
@@ -34,7 +37,8 @@ def player(
             raise UserError(
                 "--served-model, --api-key-env and --concurrency go with --server; they would do nothing here"
             )
-        path, label = find_model(recipe, model)
+        path, its_own = find_model(recipe, model)
+        label = label or its_own
         return (lambda rules: _in_process(recipe, path, rules)), label, f"{label}@{model_digest(path)[:16]}"
     if model is not None or not served_model:
         raise UserError(
@@ -43,6 +47,7 @@ def player(
         )
     if concurrency is not None and concurrency < 1:
         raise UserError(f"--concurrency {concurrency}: nothing would ever be asked; give at least 1")
+
     def make(rules: Protocol) -> Any:
         from agenttuning.policies.openai import OpenAIPolicy, must_answer
 
@@ -58,7 +63,7 @@ def player(
             slots=concurrency or CONCURRENCY,
         )
 
-    return make, served_label(served_model), served_model
+    return make, label or served_label(served_model), served_model
 
 
 def served_label(name: str) -> str:

@@ -17,7 +17,8 @@ What holds a child, in the words of `Verdict.guards`:
               break out, started by an ordinary user, could reach that user's files by path and processes by signal.
 
 Not guaranteed at any level: protection from faults of the kernel, and fair sharing of the CPU among children. A
-function can see all its arguments at once, so a test must not be answerable from the arguments alone.
+function can see all its arguments at once, so a test must not be answerable from the arguments alone. Tests that are
+programs themselves go through sandbox_dialogue.py.
 """
 
 from __future__ import annotations

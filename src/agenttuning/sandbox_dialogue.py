@@ -9,7 +9,8 @@ their own.
 The foreign code sees the arguments of one call after the other, as it would in one process, and never what the test
 compares its answers with. What differs from one process, as far as a test can tell: values are copies (an argument that
 the function changed is changed in the test too, after the call), generators come back as iterators over what they gave,
-and objects of classes, functions and modules do not travel: returning one is status `error`.
+helpers of the prompt are the test's own, whatever the code makes of them, and objects of classes, functions and modules
+do not travel: returning one is status `error`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ CHILD = Path(__file__).with_name("sandbox_dialogue_child.py")
 # the CPU here, so that a busy machine makes no answer wrong. The rest is not stated; we chose: wall clock ten times as
 # long, output far above what any test of HumanEval asks for.
 LIMITS = Limits(cpu_s=3, wall_s=30.0, output_bytes=2**20)
+NAME = 60  # characters of what foreign code says of itself that a verdict repeats
 START_S = 60.0  # until a child has built its walls; not stated, we chose a thousand times what it takes
 
 
@@ -91,10 +93,10 @@ def _converse(test: _Child, foreign: _Child, program: Program) -> tuple[bool, st
         case ["defined"]:
             pass
         case ["error", str(kind), str()]:
-            return False, "error", kind
+            return False, "error", kind[:NAME]
         case _:
             raise _Lost("output", "no answer")
-    frame, calls = ("test", program.prompt, program.test, program.name), 0
+    raised, calls, frame = "", 0, ("test", program.prompt, program.test, program.name)
     while True:
         try:
             said = test.ask(frame)
@@ -105,10 +107,11 @@ def _converse(test: _Child, foreign: _Child, program: Program) -> tuple[bool, st
         match said:
             case ["call", list() as given, list() as named]:
                 frame, calls = _answer(foreign.ask((None, given, named))), calls + 1
+                raised = frame[1][:NAME] if frame[0] == "error" else raised
             case ["passed"] if calls:
                 return True, "passed", ""
-            case ["failed", str(kind), "candidate"]:
-                return False, "error", kind
+            case ["failed", str(), "candidate"] if calls:  # not a type of its own: what stood for it in the test
+                return False, "error", raised
             case ["failed", str(kind), "test"] if calls:
                 return False, "wrong", f"call {calls}" if kind == "AssertionError" else f"call {calls}: {kind}"
             case _ if calls:  # it cannot send on what it got
@@ -122,7 +125,7 @@ def _answer(message: Any) -> list:
         case ["value", _] | ["value", _, list(), list()] | ["error", str(), str()]:
             return message
         case ["strange", str(kind)]:
-            raise _Lost("error", kind)
+            raise _Lost("error", kind[:NAME])
         case _:
             raise _Lost("output", "no answer")
 
@@ -178,7 +181,7 @@ class _Child:
                 raise _Lost(*self._end()) from None
 
     def _hear(self) -> bytes:
-        """One line and nothing after it."""
+        """One line; `parse` and READY refuse what has more in it."""
         received = b""
         while not received.endswith(b"\n"):
             if not self._waits(select.POLLIN, self.deadline - time.monotonic()):
@@ -188,7 +191,7 @@ class _Child:
                 raise _Lost(*self._end())
             received += part
             self.left -= len(part)
-            if self.left < 0 or b"\n" in received[:-1]:
+            if self.left < 0:
                 raise _Lost("output", "too much")
         return received
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from agenttuning.miniature.ablation import ARMS, ablation
+from agenttuning.cli import main
 from agenttuning.miniature.quickstart import quickstart
 from helpers.small_quickstart import small_repository
 
@@ -63,16 +64,37 @@ def test_a_second_call_makes_nothing_again(first, monkeypatch, capsys):
     assert capsys.readouterr().out.count("is finished; to train it again: --resume never") == 3
 
 
-def test_the_ablation_trains_all_arms_from_one_base(first, monkeypatch, capsys):
+def test_the_ablation_trains_its_variants_from_one_base_and_the_scan_shares_them(first, monkeypatch, capsys):
     monkeypatch.chdir(first)
-    result = ablation("recipes/agentlm-tiny", **ITEMS, seeds=(42, 43))
-    assert list(result["arms"]) == list(ARMS) and all(len(scores) == 2 for scores in result["arms"].values())
+    words = ["--seeds", "42,43", "--only", "agent-only", "--only", "mixed", "--eval=--items 4"]
+    assert main(["ablation", "recipes/agentlm-tiny", *words]) == 0
     out = capsys.readouterr().out
     assert "agent-only - mixed" in out and "95 % t intervals over seeds 42, 43" in out
-    runs = first / "runs" / "agentlm-tiny" / "ablation"
-    sources = [json.loads((runs / arm / "seed-42" / "data" / "mixture.json").read_text())["sources"] for arm in ARMS]
-    assert [sorted(found) for found in sources] == [
-        ["miniature-agent"],
-        ["miniature-general"],
-        ["miniature-agent", "miniature-general"],
-    ]
+    assert out.index("in all: 4 runs") < out.index("agenttuning train")  # the cost comes first
+    content = json.loads((first / "runs/agentlm-tiny/sft/results/ablation-mixture.json").read_text())
+    assert [content["schema"], content["kind"]] == ["agenttuning-ablation/1", "mixture"]
+    rows = {row["name"]: row for row in content["rows"]}
+    assert [len(row["seeds"]) for row in rows.values()] == [0, 2, 2]
+    assert list(rows) == ["nothing (base)", "agent-only", "mixed"]
+    assert all(row["groups"]["held_in"]["of"] == 3 for row in rows.values())
+    assert rows["agent-only"]["realised_eta"] == 1.0 and rows["mixed"]["eta"] == 0.2
+    assert 0.1 < rows["mixed"]["realised_eta"] < 0.3
+    folders = [Path(folder) for row in content["rows"][1:] for folder in row["run_dirs"]]
+    assert len(set(folders)) == 4 and all((folder / "resolved.yaml").is_file() for folder in folders)
+    assert Path("runs/agentlm-tiny/sft") in folders  # mixed with the recipe's own seed is the main run
+    judged = [json.loads((folder / "eval/tuned/scores.json").read_text()) for folder in folders]
+    assert [entry["n"] for found in judged for entry in found["tasks"].values()] == [4] * 28
+    means = [found["groups"]["general"]["score"] for found in judged[:2]]
+    assert rows["agent-only"]["groups"]["general"]["score"] == pytest.approx(sum(means) / 2)
+
+    # eta 1 is the ablation's agent-only, and 0.2 the main run: nothing is trained again
+    def trained():
+        return {path: path.stat().st_mtime_ns for path in first.glob("runs/**/model/model.safetensors")}
+
+    before = trained()
+    assert main(["eta-scan", "recipes/agentlm-tiny", "--etas", "0.2,1", "--eval=--items 4"]) == 0
+    assert trained() == before and len(before) == 2 + 4
+    out = capsys.readouterr().out
+    assert "left to train: 0 runs" in out and "best eta by held-out score" in out and "held-in by eta" in out
+    scan = json.loads((first / "runs/agentlm-tiny/sft/results/ablation-eta.json").read_text())["rows"]
+    assert [row["eta"] for row in scan] == [None, 0.2, 1.0]

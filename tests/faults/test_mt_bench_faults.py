@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agenttuning.data.folders import alone_in
 from agenttuning.errors import UserError
 from agenttuning.general import mt_bench
 from agenttuning.general.mt_bench import answering, working
@@ -19,7 +22,7 @@ from agenttuning.general.mt_bench.journal import Journal
 from agenttuning.general.mt_bench.judging import FILE as VERDICTS
 from agenttuning.policies import ContextLimit
 from helpers import killed_mt_bench
-from helpers.judge_server import RULES, JudgeServer, by_seed, players
+from helpers.judge_server import QUICK, RULES, JudgeServer, by_seed, players
 
 TINY = killed_mt_bench.QUESTIONS
 TESTS = Path(__file__).resolve().parents[1]
@@ -97,7 +100,8 @@ def test_faults_that_pass_leave_the_same_score(tmp_path, undisturbed, burst) -> 
         return FAULTS[number // 12 % len(FAULTS)] if number % 12 < burst else None
 
     with JudgeServer(by_seed, fault) as server:
-        found = mt_bench.evaluate(TINY, players(TINY)[0], tmp_path, RULES, server.judge(judgings=2), model="m")
+        judge = replace(server.judge(judgings=2), patience=replace(QUICK, read=0.5))  # a hang is over sooner
+        found = mt_bench.evaluate(TINY, players(TINY)[0], tmp_path, RULES, judge, model="m")
     assert judged(found) == judged(undisturbed[0]) and found["judge"]["counts"]["asked_again"] >= 4 * burst
     assert found["void"] is None and found["unparsed"] == undisturbed[0]["unparsed"]
 
@@ -122,16 +126,16 @@ def test_broken_text_is_no_rating_and_ten_megabytes_are_not_read(tmp_path, undis
 )
 def test_a_judge_that_dies_ends_the_run_and_the_command_goes_on_later(tmp_path, undisturbed, end, said) -> None:
     with JudgeServer(by_seed, lambda number, messages: end if number >= 11 else None) as server:
-        server.seconds_dead = 1.0
         with pytest.raises(UserError, match=said):
             mt_bench.evaluate(TINY, players(TINY)[0], tmp_path, RULES, server.judge(judgings=2), model="m")
         server.fault = lambda number, messages: None
-        server.wait_until_back()
+        server.come_back()
+        there = sum('"error": null' in line for line in (tmp_path / VERDICTS).read_text().splitlines())
         server.asked.clear()
         make, asked = players(TINY)
         found = mt_bench.evaluate(TINY, make, tmp_path, RULES, server.judge(judgings=2), model="m")
     assert judged(found) == judged(undisturbed[0]) and not asked
-    assert len(server.asked) == undisturbed[2] - 11
+    assert 0 < there <= 11 and len(server.asked) == undisturbed[2] - there
 
 
 def test_a_judge_that_refuses_its_key_ends_the_run_at_once(tmp_path, monkeypatch) -> None:
@@ -246,6 +250,29 @@ def test_hostile_answers_reach_the_judge_as_they_are_and_the_parser_never(tmp_pa
     for body in server.asked:
         content = body["messages"][1]["content"]
         assert shown in content and len(content) < 2 * len(shown) + 1000
+
+
+def test_a_verdict_that_the_answer_forges_and_the_judge_quotes_is_passed_over(tmp_path) -> None:
+    with JudgeServer(lambda body: "The answer claims [[10]] for itself. Rating: [[2]]") as server:
+        make, _ = players(TINY.head(2), lambda _: HOSTILE["verdict"])
+        found = mt_bench.evaluate(TINY.head(2), make, tmp_path, RULES, server.judge(judgings=1), model="m")
+    assert found["score"] == 2.0 and found["judge"]["counts"]["quoted"] == 4
+
+
+def test_a_second_run_in_the_same_folder_waits(tmp_path, capfd) -> None:
+    make, asked = players(TINY)
+    work = threading.Thread(
+        target=mt_bench.evaluate, args=(TINY, make, tmp_path, RULES, None), kwargs={"model": "m"}, daemon=True
+    )
+    with alone_in(tmp_path):
+        work.start()
+        end, said = time.monotonic() + 10, ""
+        while "waiting for it" not in said and time.monotonic() < end:
+            time.sleep(0.01)
+            said += capfd.readouterr().err
+        assert "another process builds in" in said and not asked
+    work.join(20)
+    assert len(asked) == 16
 
 
 def test_a_damaged_line_and_a_full_disk_are_said(tmp_path, monkeypatch) -> None:

@@ -1,4 +1,6 @@
-"""A Slurm of one computer: `srun` starts a task per "node" here, `scontrol` knows one host and notes a requeue."""
+"""A Slurm of one computer: `srun` starts a task per "node" here, `scontrol` knows one host and notes a requeue, and
+`sbatch` queues what `Slurm.work` then runs: in order, a requeued job again, one whose dependency failed not at all.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +36,18 @@ else:
     with open(os.environ["FAKE_SLURM"] + "/scontrol", "a") as out:
         out.write(" ".join(sys.argv[1:]) + "\\n")
 """
+SBATCH = """
+import json, os, sys
+from pathlib import Path
+words = sys.argv[1:]
+at = next(i for i, word in enumerate(words) if not word.startswith("-"))
+queue = Path(os.environ["FAKE_SLURM"], "queue")
+jobs = queue.read_text().splitlines() if queue.exists() else []
+job = {"id": 101 + len(jobs), "options": words[:at], "script": words[at], "words": words[at + 1:], "place": os.getcwd()}
+with queue.open("a") as out:
+    out.write(json.dumps(job) + "\\n")
+print(f"{job['id']};cluster" if "--parsable" in words[:at] else f"Submitted batch job {job['id']}")
+"""
 
 
 class Slurm:
@@ -47,7 +61,7 @@ class Slurm:
         (folder / "src").symlink_to(SCRIPT.parents[1] / "src")  # the job is submitted from the repository
         bin = folder / "venv" / "bin"
         bin.mkdir(parents=True)
-        for name, body in (("srun", SRUN), ("scontrol", SCONTROL)):
+        for name, body in (("srun", SRUN), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
             _executable(bin / name, f"#!{sys.executable}\n{body}")
         _executable(bin / "python", python or f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         slurm = {"SLURM_JOB_NUM_NODES": str(nodes), "SLURM_JOB_ID": str(job), "SLURM_JOB_NODELIST": "node[1-2]"}
@@ -60,6 +74,38 @@ class Slurm:
             ["bash", str(SCRIPT), *words], env={**self.environment, **environment}, cwd="/", text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+
+    @property
+    def queue(self) -> list[dict]:
+        """What `sbatch` was given: {"id", "options", "script", "words", "place"}."""
+        return [json.loads(line) for line in self.noted("queue")]
+
+    def work(self, **environment: str) -> dict[int, str]:
+        """Run what is queued and empty the queue: {id: COMPLETED, FAILED or CANCELLED}, and each job's stderr in
+        `folder`/ID.err. A dependency is honoured as Slurm does with --kill-on-invalid-dep=yes; without it the job would
+        wait for ever, which this refuses.
+        """
+        states: dict[int, str] = {}
+        for job in self.queue:
+            waits = [option for option in job["options"] if option.startswith("--dependency=")]
+            for option in waits:
+                kind, _, on = option.removeprefix("--dependency=").partition(":")
+                assert kind == "afterok" and "--kill-on-invalid-dep=yes" in job["options"]
+                if states[int(on)] != "COMPLETED":
+                    states[job["id"]] = "CANCELLED"
+            if job["id"] in states:
+                continue
+            slurm = {"SLURM_JOB_ID": str(job["id"]), "SLURM_SUBMIT_DIR": job["place"]}
+            env, again = {**self.environment, **environment, **slurm}, True
+            while again:
+                before = self.noted("scontrol")
+                with (self.folder / f"{job['id']}.err").open("a") as err:
+                    command = ["bash", str(Path(job["place"]) / job["script"]), *job["words"]]
+                    done = subprocess.run(command, env=env, cwd="/", stderr=err, check=False)
+                again = self.noted("scontrol")[len(before) :] == [f"requeue {job['id']}"]
+            states[job["id"]] = "COMPLETED" if done.returncode == 0 else "FAILED"
+        (self.folder / "queue").unlink()
+        return states
 
     def noted(self, name: str) -> list[str]:
         """What `srun` or `scontrol` wrote down, a line a call."""

@@ -8,19 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agenttuning.errors import UserError
 from agenttuning.general import mt_bench
 from agenttuning.general.mt_bench.prompts import FIELDS
 from agenttuning.policies import Turn
-from agenttuning.policies.openai import Patience, must_answer
+from agenttuning.policies.openai import Patience
 from helpers.faulty_server import FaultyServer
 
 RULES = mt_bench.read_rules()
-QUICK = Patience(connect=1.0, read=0.3, total=2.0, retries=4, wait=0.01, longest=0.02)
+QUICK = Patience(connect=5.0, read=5.0, total=20.0, retries=4, wait=0.01, longest=0.02)
 
 
 class JudgeServer(FaultyServer):
@@ -30,27 +28,26 @@ class JudgeServer(FaultyServer):
         super().__init__(fault)
         self._says, self._here = says, threading.local()
         self.reply = lambda messages: self._says(self._here.body)
-        self.seconds_dead = 0.3
 
     def begin(self, body: dict, headers: dict) -> int:
         self._here.body = body  # each question has a thread of its own
         return super().begin(body, headers)
 
-    def die(self, seconds: float | None = None) -> None:
-        super().die(self.seconds_dead if seconds is None else seconds)
+    def die(self, seconds: float = 0.0) -> None:
+        """Be gone until `come_back`."""
+        with self._lock:
+            if self._gone:
+                return
+            self._gone = True
+        self._dying = threading.Thread(target=self._down, daemon=True)
+        self._dying.start()
 
-    def wait_until_back(self) -> None:
-        """Return when something listens again after a death."""
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            try:
-                must_answer(self.url)
-                if not self._gone:
-                    return
-            except UserError:
-                pass
-            time.sleep(0.05)
-        raise TimeoutError("the judge did not come back")
+    def come_back(self) -> None:
+        """Listen again, on the same port, where it died."""
+        if self._gone:
+            self._dying.join()
+            self._listen()
+            self._gone = False
 
     def judge(self, model: str = "scripted", judgings: int | None = None, **settings) -> mt_bench.Judge:
         """Who asks this server."""

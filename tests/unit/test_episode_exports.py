@@ -126,13 +126,24 @@ def test_traces_are_sessions_of_the_hubs_format(tmp_path) -> None:
             assert line["message"]["role"] in ("user", "assistant", "system", "tool")
             assert isinstance(line["message"]["content"], str)
     [(head, *messages)] = [session for session in sessions if session[0]["item"] == "w1"]
-    assert (head["reward"], head["status"], head["backend"]) == (0.5, "completed", "embedded")
-    assert [m["message"].get("model") for m in messages] == [None, None, None, "m@1", None, "m@1", None]
-    assert messages[-1]["message"] == {"role": "user", "content": "Hm."}
+    assert (head["status"], head["backend"], head["turns"]) == ("completed", "embedded", 2)
+    assert json.loads(head["episode"])["reward"] == 0.5 and len(json.loads(head["episode"])["steps"]) == 2
+    assert [m["message"]["model"] for m in messages] == ["", "", "", "m@1", "", "m@1", ""]
+    assert messages[-1]["message"] == {"role": "user", "content": "Hm.", "model": ""}
     assert done.counts == {"sessions of webshop": 4, "sessions of mind2web": 1}
     card = (tmp_path / "out/README.md").read_text()
     assert card.startswith("---\ntags: [agents, agent-traces]\n---\n") and "| sessions of webshop | 4 |" in card
     assert "left out: earlier records of the same episodes | 1 |" in card
+
+
+def test_load_dataset_reads_sessions_of_every_kind_together(tmp_path) -> None:
+    from datasets import load_dataset
+
+    exported(spread(tmp_path), "traces", tmp_path / "out")
+    files = sorted(map(str, (tmp_path / "out/webshop").iterdir()))
+    for order in (files, files[::-1]):  # the first one decides the types
+        rows = load_dataset("json", data_files=order, split="train", cache_dir=str(tmp_path / "cache"))
+        assert sum(row["type"] == "session" for row in rows) == 4
 
 
 def test_what_looks_like_a_secret_is_not_written(tmp_path) -> None:

@@ -163,7 +163,7 @@ def test_a_secret_in_a_companion_is_refused(world, copied, monkeypatch):
     from agenttuning.export import base
 
     found = base.find(copied)
-    monkeypatch.setattr(base, "find", lambda _: found)
+    monkeypatch.setattr(base, "find", lambda *_: found)
     found.terms["LICENSE.txt"] = b"hf_" + b"aBcDeFgHiJ0123456789kLmNoPqRsTuVwX"
     with pytest.raises(UserError, match="secret"):
         export(copied)
@@ -231,7 +231,7 @@ def test_another_recipe_than_the_trained_one_is_refused(world):
 def test_what_only_says_where_it_runs_may_change(world, tmp_path):
     other = tiny_recipe(world / "recipes/tiny/sft.yaml", world / "run", "publish.hub_model_id=me/tiny")
     card = (export(other, tmp_path / "out").folder / "README.md").read_text()
-    assert 'from_pretrained("me/tiny")' in card and "# tiny\n" in card
+    assert 'name, revision = "me/tiny", None' in card and "# tiny\n" in card
 
 
 def test_a_full_disk_leaves_nothing(copied):

@@ -11,6 +11,7 @@ import pytest
 from agenttuning import preflight
 from agenttuning.errors import UserError
 from agenttuning.export import base, record
+from agenttuning.recipe.schema import Publish
 
 NAME = "meta-llama/Llama-2-13b-chat-hf"
 # Clauses as the licences of Llama 3.1 and 2 word them, in texts of our own.
@@ -27,7 +28,7 @@ def found(monkeypatch, folder: Path, name: str = NAME, **files: str) -> base.Bas
     for file, text in files.items():
         (folder / file.replace("__", ".")).write_text(text, encoding="utf-8")
     monkeypatch.setattr(base, "_download", lambda *_: folder)
-    return base.find(SimpleNamespace(values={"model_name_or_path": name, "model_revision": "abc"}))
+    return base.find(SimpleNamespace(values={"model_name_or_path": name, "model_revision": "abc"}, publish=Publish()))
 
 
 def test_llama_2_with_its_files_is_ready(monkeypatch, tmp_path):
@@ -92,7 +93,7 @@ def test_no_network_and_no_cache_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(preflight, "reachable", lambda _: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="neither the cache nor the Hub"):
-        base.find(SimpleNamespace(values={"model_name_or_path": NAME, "model_revision": "abc"}))
+        base.find(SimpleNamespace(values={"model_name_or_path": NAME, "model_revision": "abc"}, publish=Publish()))
 
 
 def test_records_lose_the_paths_of_this_machine():

@@ -32,22 +32,24 @@ def test_make_alone_prints_help_that_names_real_targets():
     done = make()
     assert done.returncode == 0
     named = re.findall(r"make ([a-z-]+)(?:13b)?(?= )", done.stdout)
-    assert {"quickstart", "plan-", "data-", "show-data-", "train-", "eval-", "compare-", "report-"} <= set(named)
+    wanted = ("plan", "data", "show-data", "train", "eval-held-in", "eval-general", "compare", "report", "push")
+    assert {"quickstart", *(f"{verb}-" for verb in wanted)} <= set(named)
     for name in named:
-        pattern = rf"^{name}%?:" if name.endswith("-") else rf"^{name}:"
+        pattern = rf"^{name}%?:" if name.endswith("-") else rf"^({name}|{name.removesuffix('tiny')}%):"
         assert re.search(pattern, TEXT, re.M), name
     for name in ("13b", "7b-lora", "ablation-agent-only", "modern-qwen3-30b-a3b"):
         assert name in done.stdout
 
 
 @pytest.mark.parametrize(
-    "verb", ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "errors", "export"]
+    "verb", ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "errors", "export", "push"]
 )
 def test_pattern_rules(verb):
     assert dry(f"{verb}-13b") == f"env/bin/python -m agenttuning {verb} recipes/agentlm-13b/sft.yaml"
 
 
-VERBS = ["data", "show-data", "push-data", "plan", "train", "eval", "compare", "report", "errors", "decontaminate"]
+VERBS = ["data", "show-data", "push-data", "push", "plan", "train", "eval", "compare", "report", "errors"]
+VERBS += ["decontaminate"]
 NAMES = {
     "7b-lora": "agentlm-7b/sft-lora.yaml",
     "70b-qlora": "agentlm-70b/sft-qlora.yaml",
@@ -84,10 +86,28 @@ def test_dry_and_args_are_passed_on():
 
 
 def test_launchers_get_the_recipe_and_the_words():
-    words = ("ARGS=seed=3", "SBATCH=--nodes=2 --account=me")
-    line = "sbatch --nodes=2 --account=me slurm/train.slurm recipes/agentlm-70b/sft.yaml seed=3"
-    assert dry("slurm-70b", *words) == line
-    assert dry("jobs-13b", "ARGS=seed=3") == "jobs/train.sh recipes/agentlm-13b/sft.yaml seed=3"
+    words = "ARGS=seed=3 --then eval-held-in --data 'db=my items'"
+    line = "submit.sh train recipes/agentlm-70b/sft.yaml seed=3 --then eval-held-in --data 'db=my items'"
+    assert dry("slurm-70b", words) == f"slurm/{line}"
+    assert dry("jobs-70b", words) == f"jobs/{line}"
+    for launcher in ("slurm", "jobs"):
+        line = f"{launcher}/submit.sh compare recipes/agentlm-13b/sft.yaml"
+        assert dry(f"{launcher}-13b", "STEP=compare") == line
+
+
+def test_ablations_take_a_recipe_the_twins_three_seeds():
+    verb = "env/bin/python -m agenttuning ablation recipes/agentlm-"
+    assert dry("ablation-13b", "DRY=1") == f"{verb}13b/sft.yaml --dry"
+    assert dry("ablation-tiny", "ARGS=--only mixed").split() == f"{verb}tiny --seeds 42,43,44 --only mixed".split()
+    scan = dry("eta-scan-tiny", "ARGS=--etas 0,1").split()
+    assert scan[2:] == ["agenttuning", "eta-scan", "recipes/agentlm-tiny/sft.yaml", "--etas", "0,1"]
+
+
+def test_what_the_launchers_read_reaches_them_by_the_environment(tmp_path):
+    """`make slurm-13b SBATCH=...`: a variable of make's command line is in the environment of what it runs."""
+    words = ("SBATCH=--nodes=2", "EVAL_SBATCH=-p g", "VENV=v")
+    done = make("--eval=seen: ; @echo $$SBATCH $$EVAL_SBATCH $$VENV", "seen", *words)
+    assert done.stdout.strip() == "--nodes=2 -p g v"
 
 
 def test_the_benchmark_takes_words():

@@ -317,3 +317,11 @@ def test_many_are_asked_at_once_each_over_its_own_connection() -> None:
         assert len(set(asyncio.run(all_at_once(policy(server.url))))) == 1
         assert server.most >= 35
         assert len(server._open) <= 40
+
+
+def test_a_server_that_says_what_it_was_sent_does_not_bring_the_key_into_a_trajectory(monkeypatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-very/secret")
+    with FaultyServer() as server:
+        server.reply = lambda _: f"Thought: {server.headers[-1]['Authorization']}"
+        assert ask(policy(server.url, key_variable="SOME_KEY"), turn()) == ["Thought: Bearer [key]"]
+        assert server.headers[-1]["Authorization"] == "Bearer sk-very/secret"

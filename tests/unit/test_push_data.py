@@ -51,6 +51,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # the double speaks LFS
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils._http.time", types.SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("agenttuning.hub.wire.time", types.SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with hub_double() as double:
@@ -258,12 +259,13 @@ def test_a_failure_is_explained_and_a_second_run_completes(world, hub, step, fai
     assert len(hub.uploads) == (sent if step == "commit" else 1), "what had arrived was sent again"
 
 
-def test_a_commit_whose_answer_is_lost_is_found_by_the_second_run(world, hub):
+def test_a_commit_whose_answer_is_lost_is_found(world, hub):
     hub.fail = lambda method, path: "late" if path.endswith("/commit/main") else None
-    refused()
+    commit = push()
+    assert hub.repositories[NAME]["commits"][-1][0] == commit and len(hub.messages(NAME)) == 2
+    assert sum(path.endswith("/commit/main") for _, path in hub.requests) == 1
     hub.fail = lambda method, path: None
-    push()
-    assert len(hub.messages(NAME)) == 2
+    assert push() == commit and len(hub.messages(NAME)) == 2
 
 
 def test_a_server_that_is_gone_is_explained(world, hub, monkeypatch):
@@ -306,7 +308,7 @@ def test_a_bug_keeps_its_traceback(world, hub, monkeypatch):
     def bug(*_):
         raise KeyError("ours")
 
-    monkeypatch.setattr(upload, "_repository", bug)
+    monkeypatch.setattr(upload, "_target", bug)
     with pytest.raises(KeyError):
         push()
 

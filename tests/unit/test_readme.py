@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -11,21 +12,22 @@ import subprocess
 import pytest
 from test_makefile import OUTER
 
-from agenttuning import cli
+from agenttuning import chain, cli
 from agenttuning.recipe import load
 from agenttuning.recipe.schema import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("recipes/**/README.md"))]
 PAGES += [REPOSITORY / folder / "README.md" for folder in ("accelerate_configs", "jobs", "slurm")]
-PAGES += [REPOSITORY / "docs" / name for name in ("checkpoints.md", "export.md", "held-in.md")]
-PAGES.remove(REPOSITORY / "recipes" / "ablations" / "README.md")  # its shell loop is run by test_recipe.py
+PAGES += [REPOSITORY / "docs" / name for name in ("checkpoints.md", "comparison.md", "export.md", "held-in.md")]
+PAGES += [REPOSITORY / "docs" / "publishing.md"]
 SHELL = ("git clone", "cd ")
 
 
 def commands(text: str) -> list[str]:
     """Lines of fenced blocks without a language or with bash, without comments; and `make ...` in running text."""
     fenced = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.M | re.S)
-    lines = [line.partition("#")[0].strip() for block in fenced for line in block.splitlines()]
+    whole = [block.replace("\\\n", " ") for block in fenced]
+    lines = [line.partition("#")[0].strip() for block in whole for line in block.splitlines()]
     return [line for line in lines if line] + re.findall(r"`((?:make|agenttuning) [^`]+)`", text)
 
 
@@ -53,7 +55,9 @@ def test_command(page, line):
         assert done.returncode == 0, f"{page}: {line}: {done.stderr}"
         printed = re.sub(r"\\\n", " ", done.stdout)
         runs = re.findall(r"-m agenttuning (.*)", printed)
-        runs += [f"train {rest}" for rest in re.findall(r"(?:sbatch.* slurm/train.slurm|jobs/train.sh) (.*)", printed)]
+        for words in re.findall(r"(?:slurm|jobs)/submit.sh (.*)", printed):
+            ours = itertools.takewhile(lambda word: word != "--", shlex.split(words))
+            runs += [shlex.join([step.verb, *step.words]) for step in chain.steps(list(ours))]
         if not runs and re.search(r"test|lint|clean|^make$|system-packages", line):
             return
     else:

@@ -273,16 +273,14 @@ def test_an_ablation_differs_from_7b_in_what_it_names(name, sources, loss):
     assert replace(found.mixture, sources={}) == replace(base.mixture, sources={})
 
 
-def test_the_sweep_and_the_left_out_task_of_the_readme_load():
+def test_the_left_out_task_of_the_readme_loads():
     runs = []
     for block in (ABLATIONS / "README.md").read_text().split("```bash\n")[1:]:
         script = "agenttuning() { printf '%s\\n' \"$@\" END; }\n" + block.split("```")[0]
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
         runs += [run.strip().splitlines() for run in done.stdout.split("END\n") if run.strip()]
-    assert len(runs) == 10 and all(run[0] == "data" and run[2] == "--run-dir" for run in runs)
+    assert len(runs) == 1 and all(run[0] == "data" and run[2] == "--run-dir" for run in runs)
     found = [recipe.load(REPOSITORY / run[1], run[4:]) for run in runs]
-    assert shares_of(found[1]) == PAPER
-    assert shares_of(found[0]) == {"agentinstruct": 0.1, "sharegpt-gpt4": 0.18, "sharegpt-gpt35": 0.72}
     rows = {"os": 195, "db": 538, "alfworld": 336, "webshop": 351, "kg": 324}
     left = found[-1].mixture.sources["agentinstruct"].splits
     assert left == pytest.approx({name: count / 1744 for name, count in rows.items()}, abs=1e-4)

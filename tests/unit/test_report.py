@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from agenttuning import recipe
 from agenttuning.errors import UserError
 from agenttuning.policies.expert import expert
-from agenttuning.report import figures, page, read, report, table
+from agenttuning.recipe.schema import REPOSITORY
+from agenttuning.report import curves, figures, page, read, report, table
 from agenttuning.scoring import scores
 from helpers.finished_run import finished_run, judged
 
@@ -38,7 +40,7 @@ def run(finished, tmp_path):
 class Page(HTMLParser):
     """Tags that were opened, with their attributes; raises where they are not closed in turn."""
 
-    VOID = {"meta", "line", "rect", "polyline"}
+    VOID = {"meta", "line", "rect", "polyline", "circle"}
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -89,11 +91,12 @@ def test_nothing_is_loaded_from_outside(run) -> None:
     assert {tag for tag, _ in parsed.tags} <= {
         "html", "head", "meta", "title", "style", "body", "header", "section", "article", "h1", "h2", "h3", "p", "div",
         "span", "table", "thead", "tbody", "tr", "th", "td", "svg", "rect", "line", "polyline", "ol", "li", "dl", "dt",
-        "dd", "pre", "details", "summary",
+        "dd", "pre", "details", "summary", "a",
     }  # fmt: skip
     for _, attributes in parsed.tags:
-        assert not {"src", "href", "srcset", "xlink:href", "data", "action"} & set(attributes)
+        assert not {"src", "srcset", "xlink:href", "data", "action"} & set(attributes)
         assert not any(name.startswith("on") for name in attributes)
+        assert (run.run_dir / attributes.get("href", "report.html")).is_file()
     assert "://" not in text and "url(" not in text and "@import" not in text
     policy = next(a for t, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'"
@@ -220,26 +223,26 @@ def test_a_change_within_its_interval_is_called_none(finished) -> None:
 
 def test_the_curve_stays_in_its_frame() -> None:
     log = [{"step": step, "loss": loss} for step, loss in ((1, 4.0), (5, 0.5), (9, 0.1))]
-    drawn = page.curve(log)
+    drawn = curves.curve(log)
     points = [tuple(map(float, point.split(","))) for point in drawn["points"].split()]
-    assert points[0][0] == 0 and points[-1][0] == page.WIDTH
-    assert all(0 <= y <= page.HEIGHT for _, y in points) and points[0][1] < points[1][1] < points[2][1]
+    assert points[0][0] == 0 and points[-1][0] == curves.WIDTH
+    assert all(0 <= y <= curves.HEIGHT for _, y in points) and points[0][1] < points[1][1] < points[2][1]
     assert drawn["ticks"][0] == {"at": 100.0, "label": "0"} and len(drawn["ticks"]) <= 8
     assert 0 <= drawn["ticks"][-1]["at"] < 100
-    assert drawn["sources"] == [] and page.curve([]) is page.curve(None) is None
-    assert page.curve([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}])["ticks"]
+    assert drawn["sources"] == [] and curves.curve([]) is curves.curve(None) is None
+    assert curves.curve([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}])["ticks"]
 
 
 def test_each_source_has_its_own_curve_and_all_share_a_frame() -> None:
     by_source = ({"agent": 5.0, "chat": 1.0}, {"agent": None, "chat": 0.9}, {"agent": 0.2, "chat": 0.8})
     log = [{"step": n, "loss": 2.0, "loss_by_source": losses} for n, losses in enumerate(by_source)]
-    agent, chat = page.curve(log)["sources"]
+    agent, chat = curves.curve(log)["sources"]
     assert (agent["name"], agent["last"], chat["name"], chat["last"]) == ("agent", 0.2, "chat", 0.8)
     assert len(agent["points"].split()) == 2 and len(chat["points"].split()) == 3  # None is no point, and not zero
     heights = [float(point.split(",")[1]) for point in agent["points"].split()]
-    assert 0 <= heights[0] < heights[1] <= page.HEIGHT  # the highest of all lines is in the frame
+    assert 0 <= heights[0] < heights[1] <= curves.HEIGHT  # the highest of all lines is in the frame
     log = [{"step": n, "loss": 2.0, "loss_by_source": {"agent": 2.0}} for n in range(3)]
-    assert page.curve(log)["sources"] == []  # the total once more
+    assert curves.curve(log)["sources"] == []  # the total once more
 
 
 def test_the_episodes_chosen(run) -> None:
@@ -261,11 +264,22 @@ def test_a_long_message_is_cut_and_says_so() -> None:
 
 
 def test_the_templates_are_package_data() -> None:
-    assert {path.name for path in (Path(page.__file__).parent / "templates").iterdir()} == {
-        "data.html.jinja",
-        "episodes.html.jinja",
-        "errors.html.jinja",
-        "house.css.jinja",
-        "page.html.jinja",
-        "results.md.jinja",
-    }
+    there = {path.name for path in (Path(page.__file__).parent / "templates").iterdir()}
+    assert {"page.html.jinja", "paper.html.jinja", "items.html.jinja", "results.md.jinja", "paper.md.jinja"} <= there
+    assert all(name.endswith(".jinja") for name in there)  # what pyproject.toml packs
+
+
+def test_a_run_with_other_scores_alone_has_a_page_of_them(tmp_path) -> None:
+    one = recipe.load(REPOSITORY / "recipes/modern/smollm3-3b/sft.yaml", (), tmp_path / "run")
+    with pytest.raises(UserError, match="nothing to report"):
+        report(one)
+    entry = {"metric": "acc", "n": 40, "void": None, "score": 62.5, "interval": [47.0, 75.8]}
+    entry["not_comparable"] = "<b>part"
+    lost = {"metric": "acc", "n": 0, "void": "all lost", "score": None, "interval": None}
+    found = {"schema": 1, "model": "m@1", "protocol": "paper@1", "tasks": {"tiny-mmlu": entry, "gsm8k": lost}}
+    scores.write(found, one.run_dir / "eval/tuned/general/paper/vllm")
+    parsed, text, markdown = written(one)
+    for shown in (parsed.text, markdown):
+        assert "agenttuning eval-general recipes/modern" in shown and "agenttuning eval recipes" not in shown
+        assert "62.5 (47.0 to 75.8)" in shown and "void: all lost" in shown and "a miniature" not in shown.lower()
+    assert "&lt;b>part" in markdown and "&lt;b&gt;part" in text and "What went wrong" not in parsed.text

@@ -1,10 +1,9 @@
-"""Known answers: intervals against published values, the 24 overalls, scores of players whose result is known."""
+"""Known answers: intervals and tests against published values, scores of players whose result is known."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
+import math
 
 import pytest
 from hypothesis import given
@@ -16,9 +15,9 @@ from agenttuning.episodes.runner import play
 from agenttuning.errors import UserError
 from agenttuning.policies.expert import expert
 from agenttuning.protocols.messages import own
-from agenttuning.recipe.yaml_io import read_mapping
-from agenttuning.scoring import compare, errors, intervals, published, scores
+from agenttuning.scoring import errors, intervals, power, scores, significance
 from helpers import toy_task
+from helpers.paper_scores import won
 
 
 @pytest.mark.parametrize(
@@ -93,65 +92,69 @@ def test_interval_of_a_mean_of_estimates() -> None:
     )
 
 
-def test_the_24_published_overalls_come_out_to_two_decimals() -> None:
-    paper = published.load()
-    models = list(paper.scores["alfworld"])
-    checked = 0
-    for group in published.GROUPS:
-        for model in models:
-            own = {task: paper.scores[task][model] for task in paper.group(group)}
-            assert round(published.overall(paper, group, own), 2) == paper.overalls[group][model]
-            checked += 1
-    assert checked == 24
-    assert published.overall(paper, "held_in", {"alfworld": 1.0}) is None
+def test_the_interval_of_a_difference_against_the_published_example() -> None:
+    # Newcombe, Statistics in Medicine 17 (1998) 873-890, table II, method 10: 56/70 - 48/80 and 9/10 - 3/10
+    for (a, m), (b, n), wanted in (((56, 70), (48, 80), (0.0524, 0.3339)), ((9, 10), (3, 10), (0.1705, 0.8090))):
+        found = intervals.difference(b / n, intervals.wilson(b, n), a / m, intervals.wilson(a, m))
+        assert found == pytest.approx(wanted, abs=5e-5)
 
 
-def test_published_gains_are_the_ratios_of_overalls() -> None:
-    paper, content = published.load(), read_mapping(published.PUBLISHED)
-    for group, gains in content["gain_percent"].items():
-        if group in published.GROUPS:
-            for size, gain in zip(("7b", "13b", "70b"), gains, strict=True):
-                new, old = (
-                    published.overall(paper, group, {task: row[model] for task, row in paper.scores.items()})
-                    for model in (f"agentlm-{size}", f"llama-2-{size}-chat")
-                )
-                assert round(100 * (new / old - 1)) == gain
+def seen(p: float, other: float, n: int) -> float:
+    """The chance that two draws of n from p and other are told apart by the interval of their difference: exact."""
+
+    def chances(of: float) -> list[float]:
+        return [math.comb(n, k) * of**k * (1 - of) ** (n - k) for k in range(n + 1)]
+
+    wilson, total = [intervals.wilson(k, n) for k in range(n + 1)], 0.0
+    for a, chance in enumerate(chances(p)):
+        for b, other_chance in enumerate(chances(other)):
+            if chance * other_chance > 1e-9:
+                low, high = intervals.difference(a / n, wilson[a], b / n, wilson[b])
+                total += chance * other_chance * (low > 0 or high < 0)
+    return total
 
 
-def test_every_published_number_has_a_flag_and_evidence() -> None:
-    content = read_mapping(published.PUBLISHED)
-
-    def flagged(node, above):
-        if isinstance(node, dict):
-            here = above or {"verified", "evidence"} <= set(node)
-            for value in node.values():
-                flagged(value, here)
-        elif isinstance(node, list):
-            for value in node:
-                flagged(value, above)
-        elif isinstance(node, int | float) and not isinstance(node, bool):
-            assert above, node
-
-    for name, block in content.items():
-        if name == "tasks":
-            for facts in block.values():
-                flagged(facts["n"], False)
-        elif name != "schema":
-            flagged(block, False)
-    assert len(content["scores"]["table"]) == 16
+@pytest.mark.parametrize(("k", "n"), [(42, 50), (38, 50), (1, 50), (13, 72)])
+def test_what_is_called_detectable_is_seen_four_times_in_five_and_nothing_once_in_twenty(k, n) -> None:
+    p = k / n
+    apart = power.detectable_proportion(p, n, n)
+    ends = [seen(p, other, n) for other in (p - apart, p + apart) if 0 <= other <= 1]
+    assert min(ends) == pytest.approx(0.8, abs=0.03)
+    assert seen(p, p, n) <= 0.06
 
 
-def test_table_1_adds_up() -> None:
-    table = dict(read_mapping(published.PUBLISHED)["agentinstruct"]["table"])
-    total = table.pop("total")
-    assert [sum(row[column] for row in table.values()) for column in (0, 1)] == total[:2] == [35341, 1866]
-    assert round(sum(row[1] * row[2] for row in table.values()) / total[1], 2) == total[2]
-    assert all(100 * row[1] / row[0] == pytest.approx(row[3], abs=0.06) for row in table.values())
+def test_detectable_differences_by_hand() -> None:
+    # p = 0.5, n = m = 200: d solves d = 1.96 sqrt(2 q (1-q) / 200) + 0.8416 sqrt((0.25 + r (1-r)) / 200)
+    assert power.detectable_proportion(0.5, 200, 200) == pytest.approx(0.1383, abs=5e-4)
+    assert power.detectable_proportion(0.0, 1, 1) is None, "one item shows nothing"
+    # a mean of 100 items with a standard error of 2: (1.96 + 0.8416) x 2 x sqrt(2)
+    of_two = (50 - 2 * intervals.Z, 50 + 2 * intervals.Z)
+    assert power.detectable_mean(of_two, 100, 100) == pytest.approx(7.924, abs=1e-3)
+    with pytest.raises(ValueError, match="n 0"):
+        power.detectable_proportion(0.5, 0, 3)
 
 
-def test_published_intervals() -> None:
-    assert published.load().interval("alfworld", "agentlm-7b") == pytest.approx((71.5, 91.7), abs=0.05)
-    assert published.load().interval("mt_bench", "agentlm-7b") is None
+def test_mcnemar_by_hand() -> None:
+    # 10 better, 2 worse: 2 x (C(12,0) + C(12,1) + C(12,2)) / 2^12
+    before, after = [0.0] * 10 + [1.0] * 2 + [1.0] * 30, [1.0] * 10 + [0.0] * 2 + [1.0] * 30
+    assert significance.paired_p(before, after) == pytest.approx(2 * (1 + 12 + 66) / 4096)
+    assert significance.paired_p(before, before) == 1.0
+    assert significance.paired_p([0.0, 1.0], [1.0, 0.0]) == 1.0
+    # 5,500 of 10,000: z = 10, the normal tail with the correction for whole numbers gives 1.7e-23, exactly it is
+    half, most = won(5500, 10_000), [1.0 - value for value in won(5500, 10_000)]
+    assert significance.paired_p(half, most) == pytest.approx(1.551e-23, rel=1e-3)
+    with pytest.raises(ValueError, match="1 and 2"):
+        significance.paired_p([1.0], [1.0, 0.0])
+
+
+def test_sign_flips_by_hand() -> None:
+    # five differences of one sign: of the 32 draws of signs 2 are as far from 0
+    five = [0.5] * 5, [0.6, 0.7, 0.8, 0.9, 0.65]
+    assert significance.paired_p(*five) == pytest.approx(2 / 32, abs=0.01)
+    assert significance.paired_p(*five) == significance.paired_p(*five), "seeded"
+    assert significance.paired_p([0.5, 0.2], [0.5, 0.2]) == 1.0
+    many = [number / 100 for number in range(100)]
+    assert significance.paired_p(many, [value + 0.001 for value in many]) == 1 / 10_001
 
 
 def played(policy, model, task=None, n=12) -> list[dict]:
@@ -266,113 +269,6 @@ def test_error_kinds_of_a_status(state, kind) -> None:
     without_action = record(state=state, reward=0.0, steps=[{"action": None, "valid": False, "cut": False}])
     assert errors.kinds(without_action) == {kind}
     assert errors.rates([without_action, record()])[kind] == 0.5
-
-
-def recipe(tmp_path: Path, name: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, run_dir=tmp_path)
-
-
-def write_side(tmp_path, side, policy, **notes) -> dict:
-    found = scores.score_records(played(policy, side), protocols.load(), notes or None)
-    scores.write(found, tmp_path / "eval" / side)
-    return found
-
-
-def test_before_and_after(tmp_path, capsys) -> None:
-    write_side(tmp_path, "base", mute)
-    write_side(tmp_path, "tuned", expert)
-    text = compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
-    assert capsys.readouterr().out == text + "\n"
-    lines = {line.split("  ")[0]: line for line in text.splitlines()}
-    assert "0.0 [0.0, 24.2] n=12 of 150" in lines["household (success rate)"]
-    assert "100.0 [75.8, 100.0] n=12 of 150" in lines["household (success rate)"]
-    assert "+100.0 [" in lines["household (success rate)"]
-    assert "100.0 [" in lines["held-in mean"]
-    assert "held-out mean" in lines
-    assert "1.00 -> 0.00" in text
-
-
-def test_errors_are_told_of_tasks_that_have_episodes(tmp_path) -> None:
-    general = {"score": 50.0, "interval": [20.0, 80.0], "n": 10, "void": None, "metric": "accuracy", "rewards": {}}
-    sides = {side: write_side(tmp_path, side, policy) for side, policy in (("base", mute), ("tuned", expert))}
-    for side, found in sides.items():
-        found["tasks"]["knowledge"] = general
-        if side == "tuned":
-            found["tasks"]["shop"] |= {"errors": None, "void": "5 of 12 episodes lost to infrastructure"}
-        scores.write(found, tmp_path / "eval" / side)
-    above, below = compare.compare(recipe(tmp_path, "agentlm-tiny/sft")).split("share of episodes with an error")
-    assert "knowledge (accuracy)" in above and "knowledge" not in below
-    assert "shop" in below and "1.00 -> -" in below, "one side is worth its row"
-    for side, found in sides.items():
-        scores.write({**found, "tasks": {"knowledge": general}}, tmp_path / "eval" / side)
-    assert "share of episodes" not in compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
-
-
-def test_one_side_only(tmp_path) -> None:
-    write_side(tmp_path, "tuned", expert)
-    text = compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
-    assert compare.ABSENT in text
-    assert "+" not in text.split("share of episodes")[0].replace("tuned - base", "")
-
-
-def test_nothing_measured_is_an_error_but_not_for_the_papers_sizes(tmp_path) -> None:
-    with pytest.raises(UserError, match="nothing to compare"):
-        compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
-    text = compare.compare(recipe(tmp_path, "agentlm-13b/sft"))
-    alfworld = next(line for line in text.splitlines() if line.startswith("ALFWorld"))
-    assert "2.0 [0.4, 10.5]" in alfworld
-    assert "76.0 [62.6, 85.7]" in alfworld
-    assert alfworld.count(compare.ABSENT) == 2
-    overall = next(line for line in text.splitlines() if line.startswith("overall held-in"))
-    assert "0.20" in overall
-    assert "2.11" in overall
-    assert "not measured (0 of 6 tasks)" in overall
-
-
-def test_our_numbers_stand_beside_the_published_ones(tmp_path) -> None:
-    paper = published.load()
-    own = {
-        task: {"score": paper.scores[task]["agentlm-7b"], "interval": [1.0, 2.0], "n": 50, "void": None}
-        for task in paper.group("held_in")
-    }
-    own["mmlu"] = {"score": None, "n": 0, "void": "3 of 9 episodes lost to infrastructure, 5% are allowed"}
-    scores.write({"schema": 1, "model": "m", "protocol": "p@1", "tasks": own}, tmp_path / "eval" / "tuned")
-    text = compare.compare(recipe(tmp_path, "agentlm-7b/sft-lora"))
-    assert "84.0 [1.0, 2.0] n=50" in text
-    assert "void: 3 of 9" in text
-    overall = next(line for line in text.splitlines() if line.startswith("overall held-in"))
-    assert overall.rstrip().endswith("1.96")
-    assert "not measured (0 of 4 tasks)" in next(
-        line for line in text.splitlines() if line.startswith("overall general")
-    )
-
-
-def test_held_in_scores_stand_beside_the_published_ones_where_they_bear_the_benchmarks_name(tmp_path) -> None:
-    known = {"interval": [1.0, 2.0], "n": 300, "void": None}
-    tasks = {
-        "db": {**known, "score": 12.3, "not_comparable": None},
-        "kg": {**known, "score": 45.6, "not_comparable": "backend embedded"},
-        "practice-os.sandbox": {**known, "score": 78.9, "not_comparable": "practice items of our own"},
-    }
-    held_in = {"schema": 1, "model": "m", "protocol": "paper-text@1", "tasks": tasks}
-    scores.write(held_in, tmp_path / "eval/tuned/held-in/paper-text")
-    scores.write({**held_in, "tasks": {"os": tasks["db"]}}, tmp_path / "eval/base/held-in/practice")
-    lines = compare.compare(recipe(tmp_path, "agentlm-13b/sft")).splitlines()
-    [database] = [line for line in lines if line.startswith("Database")]
-    assert database.split("  ")[-1].strip() == "12.3 [1.0, 2.0] n=300"
-    assert not {"45.6", "78.9"} & set(" ".join(lines).split())
-    assert sum("12.3" in line for line in lines) == 1, "another protocol than the paper's is not the paper's score"
-    assert compare.published_lines("agentlm-13b/sft", ["db", "practice-os.sandbox"]) == [
-        "published, db: llama-2-13b-chat 1.3 [0.5, 3.4]; agentlm-13b 33.7 [28.6, 39.2]"
-    ]
-    assert compare.published_lines("agentlm-tiny/sft", ["db"]) == []
-
-
-def test_sides_of_different_protocols_are_refused(tmp_path) -> None:
-    found = write_side(tmp_path, "base", mute)
-    scores.write({**found, "protocol": "miniature@2"}, tmp_path / "eval" / "tuned")
-    with pytest.raises(UserError, match="mix the rules"):
-        compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
 
 
 def test_the_interval_over_seeds_is_students() -> None:

@@ -149,7 +149,7 @@ def test_a_row_drawn_again_is_searched_once(world, monkeypatch):  # noqa: F811
     tokenizer = load_tokenizer(one.values["model_name_or_path"])
     rows = prepare(one, tokenizer, one.run_dir / "data").load()
     texts = []
-    monkeypatch.setattr(secrets, "kinds_in", lambda text: texts.append(text) or [])
+    monkeypatch.setattr(secrets, "kinds_in", lambda text, known: texts.append(text) or [])
     assert list(secrets.in_rows(rows, tokenizer)) == []
     assert len(texts) == 2 * len(set(zip(rows["source"], rows["id"], strict=True))) < 2 * len(rows)
     assert any(b"Do the task." in text for text in texts), "the text is searched, not its pieces"

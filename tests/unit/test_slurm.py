@@ -1,11 +1,13 @@
-"""slurm/train.slurm with a Slurm that only notes what it was told."""
+"""The scripts of slurm/ with a Slurm that notes what it was told, and runs what was queued."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -52,8 +54,99 @@ def test_the_notice_before_the_end_leaves_time_to_save():
     assert "trap" not in text
 
 
-def test_the_script_is_sound_shell():
-    subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
+# The chain's interpreter: it reads a chain as the real one, notes the verb with its words, and ends as the test says.
+NOTE_VERB = f"""#!/bin/bash
+[ "$2" != agenttuning.chain ] || exec {sys.executable} "$@"
+echo "$3" >> "$FAKE_SLURM/order"
+printf '%s\\n' "${{@:4}}" > "$FAKE_SLURM/words.$3"
+[ "$3" != "${{LATE:-}}" ] || [ -e "$FAKE_SLURM/late" ] || {{ touch "$FAKE_SLURM/late"; exit 143; }}
+[ "$3" != "${{FAILS:-}}" ] || exit 2
+"""
+R13 = "recipes/agentlm-13b/sft.yaml"
+CHAIN = ["train", R13, WORDS[1], "publish.hub_dataset_id=me/rows", "--data", "agentinstruct=b c*.jsonl", "--then"]
+CHAIN += ["eval-held-in", "--data", "db=/my items/d 'b' $HOME.jsonl", "--then", "compare", "--then"]
+CHAIN += ["push-data", "--dry"]
+VERBS = ["train", "eval-held-in", "compare", "push-data"]
+
+
+def submit(slurm, *words, **environment):
+    env = {**slurm.environment, **environment}
+    command = [str(SCRIPT.with_name("submit.sh")), *words]
+    return subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    return Slurm(tmp_path, nodes=1, python=NOTE_VERB)
+
+
+def test_a_chain_is_queued_as_jobs_that_wait_for_each_other(slurm):
+    options = {"SBATCH": "--nodes=2 --comment='my run'", "EVAL_SBATCH": "--partition=gpu", "CPU_SBATCH": "--qos=c"}
+    done = submit(slurm, *CHAIN, **options)
+    assert done.returncode == 0, done.stderr
+    assert "cancel: scancel 101 102 103 104" in done.stdout and "job 102: eval-held-in" in done.stdout
+    train, judge, compare, push = slurm.queue
+    assert [job["script"] for job in slurm.queue] == ["slurm/train.slurm", *["slurm/step.slurm"] * 3]
+    assert {"--nodes=2", "--comment=my run"} <= set(train["options"])
+    assert not [option for option in train["options"] if option.startswith("--dependency")]
+    for before, job in zip(slurm.queue, slurm.queue[1:], strict=False):
+        assert {f"--dependency=afterok:{before['id']}", "--kill-on-invalid-dep=yes"} <= set(job["options"])
+    assert {"--gpus-per-node=1", "--partition=gpu"} <= set(judge["options"])
+    for job in (compare, push):
+        assert "--qos=c" in job["options"] and not [option for option in job["options"] if "gpu" in option]
+    assert slurm.work() == dict.fromkeys((101, 102, 103, 104), "COMPLETED")
+    assert slurm.noted("order") == VERBS
+    assert slurm.noted("words.train") == CHAIN[1:6]
+    assert slurm.noted("words.eval-held-in") == [R13, *CHAIN[2:4], *CHAIN[8:10]]
+    assert slurm.noted("words.push-data") == [R13, *CHAIN[2:4], "--dry"]
+
+
+def test_a_step_that_fails_ends_the_chain_says_so_and_the_same_command_goes_on(slurm):
+    submit(slurm, *CHAIN)
+    assert list(slurm.work(FAILS="eval-held-in").values()) == ["COMPLETED", "FAILED", "CANCELLED", "CANCELLED"]
+    assert slurm.noted("order") == VERBS[:2]
+    said = (slurm.folder / "102.err").read_text()
+    assert "step eval-held-in failed with status 2; what waits for it does not run" in said
+    alone = next(line for line in said.splitlines() if "sbatch" in line)
+    assert shlex.split(alone)[1:] == ["slurm/step.slurm", "eval-held-in", *slurm.noted("words.eval-held-in")]
+    submit(slurm, *CHAIN)
+    assert set(slurm.work().values()) == {"COMPLETED"}
+    assert slurm.noted("order")[2:] == VERBS
+
+
+def test_a_step_whose_time_is_up_is_queued_again_and_the_next_one_waits_for_it(slurm):
+    submit(slurm, *CHAIN)
+    assert set(slurm.work(LATE="eval-held-in").values()) == {"COMPLETED"}
+    assert slurm.noted("order") == ["train", "eval-held-in", "eval-held-in", "compare", "push-data"]
+    assert slurm.noted("scontrol") == ["requeue 102"]
+
+
+def test_a_step_alone(slurm):
+    assert submit(slurm, "ablation", R13, "--eval-held-in=--items 5", SBATCH="--time=4-0").returncode == 0
+    (job,) = slurm.queue
+    assert {"--gpus-per-node=8", "--time=4-0"} <= set(job["options"]) and job["words"][0] == "ablation"
+    assert slurm.work() == {101: "COMPLETED"}
+    assert slurm.noted("words.ablation") == [R13, "--eval-held-in=--items 5"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["train", "recipes/none.yaml"], "There is no recipe"),
+        ([*CHAIN, "--then", "compair"], "did you mean `compare`?"),
+        ([*CHAIN[:3], "--then", "push-data"], "add publish.hub_dataset_id=owner/name"),
+        ([*CHAIN, f"hub_token=hf_{'a' * 32}"], "looks like a token"),
+    ],
+)
+def test_what_could_not_run_is_refused_before_anything_is_queued(slurm, words, why):
+    done = submit(slurm, *words)
+    assert done.returncode == 2 and why in done.stderr and not slurm.queue
+
+
+@pytest.mark.parametrize("name", ["train.slurm", "step.slurm", "submit.sh"])
+def test_the_scripts_are_sound_shell(name):
+    script = str(SCRIPT.with_name(name))
+    subprocess.run(["bash", "-n", script], check=True)
     if shutil.which("shellcheck"):
-        found = subprocess.run(["shellcheck", "-f", "json", str(SCRIPT)], capture_output=True, text=True)
+        found = subprocess.run(["shellcheck", "-f", "json", script], capture_output=True, text=True)
         assert json.loads(found.stdout) == []

@@ -15,9 +15,10 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agenttuning.chat import words
+from agenttuning.chat import sentencepiece, words
 from agenttuning.chat.llama2 import TEMPLATE
 from agenttuning.errors import UserError
+from agenttuning.hiding import first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -38,8 +39,9 @@ _tables: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def load_tokenizer(
     path: str | Path, revision: str | None = None, chat_format: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """Load tokenizer.json exactly as it is written, from a folder or a Hub id. `chat_format` is the recipe's; None
-    means the one that `save_tokenizer` noted, or llama2. In format `tokenizer` the end token becomes the template's.
+    """Load tokenizer.json exactly as it is written, from a folder or a Hub id; of a folder without one Llama's
+    tokenizer.model, which gives the same ids (sentencepiece.py). `chat_format` is the recipe's; None means the one that
+    `save_tokenizer` noted, or llama2. In format `tokenizer` the end token becomes the template's.
 
     In format llama2 padding is `<unk>` (id 0) and never `</s>`: collators that mask padding would mask the real end
     token, and an added `<pad>` would make 32,001 embedding rows. Raises UserError if nothing loads, if the tokenizer
@@ -48,13 +50,15 @@ def load_tokenizer(
     from transformers import PreTrainedTokenizerFast
 
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), revision=revision)
+        if (Path(path) / sentencepiece.FILE).is_file() and not (Path(path) / "tokenizer.json").is_file():
+            tokenizer = sentencepiece.load(path)
+        else:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), revision=revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"no tokenizer could be loaded from {path}: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; "
-            "without it nothing can be encoded; give a folder or Hub id that holds tokenizer.json (gated models need "
-            "`hf auth login`)"
+            f"no tokenizer could be loaded from {path}: {first_line(error)}; "
+            "without it nothing can be encoded; give a folder with tokenizer.json or Llama's tokenizer.model, or a "
+            "Hub id with tokenizer.json (gated models need `hf auth login`)"
         ) from error
     tokenizer.init_kwargs["chat_format"] = chat_format or format_of(tokenizer)
     if format_of(tokenizer) not in FORMATS:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from agenttuning.errors import UserError
+from agenttuning.hiding import first_line
 
 if TYPE_CHECKING:
     from agenttuning.data.sources import SourceCard
@@ -29,7 +30,7 @@ def reach_hub(card: SourceCard, action: Callable[[str], Result]) -> Result:
             )
             return result
         # The Hub client lets its HTTP library's exceptions through, and which library that is changes between releases.
-        first = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        first = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(
             f"the Hub dataset {card.hub_id} (revision {card.revision}) cannot be read: {first}; the source "
             f"{card.name} would be missing; "

@@ -1,25 +1,41 @@
-"""The card of an exported model: what it is, from the record of its run. Scores are added where they are measured."""
+"""The card of an exported model: what it is, from the record of its run. A push adds what `hub.model_card` tells."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agenttuning import model_size
 from agenttuning.data.sources import load_card
+from agenttuning.export.base import LLAMA_2_ID, LLAMA_2_NOTICE
+from agenttuning.hub.card import split
 from agenttuning.report import templating
 
 if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
     from agenttuning.export.base import Base
     from agenttuning.recipe import Recipe
 
 TEMPLATES = Path(__file__).parent / "templates"
-TAGS = ("agenttuning", "agents", "sft", "trl", "arxiv:2310.12823")
+TAGS = ("agenttuning", "agent", "agents", "sft", "trl", "arxiv:2310.12823")
 VERSIONS = ("torch", "transformers", "trl")
 FORMATS = {"llama2": "Llama 2 chat", "tokenizer": "the template of the base model's tokenizer"}
 
 
-def write(recipe: Recipe, base: Base, step: int | None, record: dict[str, Any] | None, adapter: bool) -> str:
-    """The text of README.md. record: train.json of this run, or None where the run has not ended."""
+def write(
+    recipe: Recipe,
+    base: Base,
+    step: int | None,
+    record: dict[str, Any] | None,
+    adapter: bool,
+    told: dict[str, Any] | None = None,
+    eval_results: Sequence[EvalResult] = (),
+) -> str:
+    """The text of README.md. record: train.json of this run, or None where the run has not ended. told: what a push
+    adds to the body; eval_results: to the header.
+    """
     get, name = recipe.values.get, recipe.values["model_name_or_path"]
     hub_id = recipe.publish.hub_model_id
     values = {
@@ -27,7 +43,9 @@ def write(recipe: Recipe, base: Base, step: int | None, record: dict[str, Any] |
         "repository": hub_id or "PATH",
         "recipe": recipe,
         "recipe_hash": record["recipe_hash"] if record else recipe.hash,
-        "base": base.hub_id or templating.public_name(name),
+        "base": base.hub_id or base.name,
+        "base_local": model_size.is_local(name),
+        "base_named": base.hub_id is not None,
         "base_revision": base.revision,
         "step": step,
         "adapter": adapter,
@@ -44,10 +62,14 @@ def write(recipe: Recipe, base: Base, step: int | None, record: dict[str, Any] |
         "versions": ", ".join(f"{key} {record['versions'].get(key, '?')}" for key in VERSIONS) if record else None,
         "system_prompt": recipe.mixture.system_prompt,
         "licence": base.licence_name or base.licence,
+        "licence_stated": base.licence_stated,
         "terms": sorted(base.terms),
+        "notice": LLAMA_2_NOTICE if base.licence == LLAMA_2_ID else None,
+        "languages": ", ".join(languages(recipe)),
+        "told": told,
     }
     body = templating.render("model_card.md.jinja", values, TEMPLATES)
-    return f"---\n{header(recipe, base, adapter)}---\n\n{body}"
+    return f"---\n{header(recipe, base, adapter, eval_results)}---\n\n{body}\n"
 
 
 def _frozen(recipe: Recipe) -> str:
@@ -77,18 +99,34 @@ def _precision(recipe: Recipe, adapter: bool) -> str:
     return f"the adapter was trained in float32 and merged into the base's {held} weights, {rounded}"
 
 
-def header(recipe: Recipe, base: Base, adapter: bool) -> str:
+def languages(recipe: Recipe) -> list[str]:
+    """The languages of the sources, as the headers of their cards have them."""
+    found: set[str] = set()
+    for name in recipe.mixture.sources:
+        readme = recipe.root / "data_cards" / name / "README.md"
+        own = split(readme.read_text(encoding="utf-8") if readme.is_file() else "")[0].get("language") or []
+        found |= {str(one) for one in (own if isinstance(own, list) else [own])}
+    return sorted(found)
+
+
+def header(recipe: Recipe, base: Base, adapter: bool, eval_results: Sequence[EvalResult] = ()) -> str:
     """The YAML header: what the Hub's search and its licence label read."""
     from huggingface_hub import ModelCardData
 
     cards = [load_card(name, recipe.root / "data_cards") for name in sorted(recipe.mixture.sources)]
+    trained_on = {card.hub_id for card in cards if card.hub_id} | {recipe.publish.hub_dataset_id} - {None}
+    relation = {"base_model_relation": "adapter" if adapter else "finetune"} if base.hub_id else {}
+    index = {"model_name": recipe.name, "eval_results": list(eval_results)} if eval_results else {}
     data = ModelCardData(
         license=base.licence or "other",
         license_name=base.licence_name if base.licence else "not-stated",
         base_model=base.hub_id,
-        datasets=sorted({card.hub_id for card in cards if card.hub_id}) or None,
+        datasets=sorted(trained_on) or None,
+        language=languages(recipe) or None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=list(TAGS),
+        tags=[*TAGS, *(["lora"] if adapter else [])],
+        **relation,
+        **index,
     )
     return data.to_yaml() + "\n"

@@ -55,10 +55,21 @@ def check_folder(folder: Path, recipe: Recipe, allowed: Iterable[str]) -> None:
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if extra := sorted(names - set(allowed)):
         raise UserError(f"the export would hold {', '.join(extra[:5])}, which nobody asked for; a bug: report it")
+    texts = check_paths(folder, recipe)
+    found = list(secrets.in_files(texts))
+    if found:
+        raise UserError(
+            f"{found[0].id} of the export holds what looks like a secret ({found[0].kind}); it would be published; "
+            "take it out of the recipe or the base model's files"
+        )
+
+
+def check_paths(folder: Path, recipe: Recipe) -> list[tuple[str, str]]:
+    """(name, text) of the text files of a folder. Raises UserError for one that names a path of this machine."""
     texts = [
-        (name, (folder / name).read_text(encoding="utf-8", errors="replace"))
-        for name in sorted(names)
-        if name.endswith(TEXTS) and name not in BASES_OWN
+        (path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8", errors="replace"))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name.endswith(TEXTS) and path.name not in BASES_OWN
     ]
     for name, text in texts:
         if found := next((place for place in _places(recipe) if _holds(text, place)), None):
@@ -66,12 +77,7 @@ def check_folder(folder: Path, recipe: Recipe, allowed: Iterable[str]) -> None:
                 f"{name} of the export would name {found}, a path of this machine; it would be published; take it out "
                 "of the recipe or the base model's files"
             )
-    found = list(secrets.in_files(texts))
-    if found:
-        raise UserError(
-            f"{found[0].id} of the export holds what looks like a secret ({found[0].kind}); it would be published; "
-            "take it out of the recipe or the base model's files"
-        )
+    return texts
 
 
 def _places(recipe: Recipe) -> list[str]:

@@ -43,10 +43,15 @@ class Exported:
 
 
 def export(
-    recipe: Recipe, out: str | Path | None = None, checkpoint: str | None = None, max_shard_size: str | None = None
+    recipe: Recipe,
+    out: str | Path | None = None,
+    checkpoint: str | None = None,
+    max_shard_size: str | None = None,
+    offline: bool = False,
 ) -> Exported:
     """Write `out` (run_dir/export) from run_dir/model, the newest whole checkpoint, or the `checkpoint` asked for (a
     path, best or last), in bfloat16, and check it against its source. An adapter is merged into its base, in memory.
+    offline: no licence file is looked for on the Hub.
 
     Raises UserError when there is no source, when it or the export fails a check, when there is no room, and when
     `out` holds files of somebody else.
@@ -54,7 +59,7 @@ def export(
     folder = Path(out) if out else recipe.run_dir / "export"
     shard_size = write.check_size(max_shard_size or write.default_shard_size())
     found = source.find(recipe, checkpoint)
-    origin, tokenizer = base.find(recipe), load_for(recipe)
+    origin, tokenizer = base.find(recipe, offline), load_for(recipe)
 
     trained = settings.trained_config(found.folder, origin.folder)
     model = empty_model(trained)
@@ -78,14 +83,16 @@ def export(
     return Exported(folder, origin.lacking)
 
 
-def export_adapter(recipe: Recipe, out: str | Path | None = None, checkpoint: str | None = None) -> Exported:
+def export_adapter(
+    recipe: Recipe, out: str | Path | None = None, checkpoint: str | None = None, offline: bool = False
+) -> Exported:
     """Write `out` (run_dir/export-adapter) with the LoRA adapter alone, as PEFT loads it onto the base model from the
     Hub: from run_dir/adapter, the newest whole checkpoint, or the `checkpoint` asked for. Its tensors are copied as
     they are and compared. Raises UserError as `export`, and for a run without an adapter.
     """
     folder = Path(out) if out else recipe.run_dir / "export-adapter"
     found = source.find(recipe, checkpoint, adapter=True)
-    origin, tokenizer = base.find(recipe), load_for(recipe)
+    origin, tokenizer = base.find(recipe, offline), load_for(recipe)
     tensors = adapter.tensors(found.folder)
     check_room(folder, sum(tensor.nbytes for tensor in tensors.values()))
     with staged(folder) as partial:
@@ -139,6 +146,8 @@ def companions(
         "recipe_hash": digest,
         "from": {"kind": found.kind, "folder": found.folder.name, "step": found.step},
         "licence": origin.licence,
+        "base": origin.facts,
+        "adapter": "adapter_config.json" in _names(partial),
         "lacking": origin.lacking,
     }
 

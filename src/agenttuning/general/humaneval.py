@@ -97,8 +97,9 @@ def practice(n: int, seed: int) -> list[dict]:
     """`n` items of our own in the official columns, from the test split of the miniature's functions.
 
     The docstring of a prompt is the question as the tiny model was taught it, and `write` makes it the whole question
-    of the chat form: the tiny model knows that sentence and one-line answers. It cannot go on with a function that was
-    begun for it, and knows none of lm-eval's words, so in the stock form, which shows it the prompt, it scores about 0.
+    of the chat form: the tiny model knows that sentence and one-line answers, and gets nearly all right as it was
+    trained, about half under a system prompt, which it has never seen. It cannot go on with a function that was begun
+    for it, and knows none of lm-eval's words, so in the stock form, which shows it the prompt, it scores 0.
     """
     items = []
     for number, sample in enumerate(miniature_samples("functions", "test", n, seed)):

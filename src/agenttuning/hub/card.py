@@ -50,7 +50,7 @@ def describe(recipe: Recipe) -> dict[str, Described]:
     for name in sorted(recipe.mixture.sources):
         card = load_card(name, recipe.root / "data_cards")
         readme = recipe.root / "data_cards" / name / "README.md"
-        header, prose = _split(readme.read_text(encoding="utf-8") if readme.is_file() else "")
+        header, prose = split(readme.read_text(encoding="utf-8") if readme.is_file() else "")
         stated = (recipe.publish.licences or {}).get(name)
         result[name] = Described(card, header, prose, str(stated).strip() or None if stated is not None else None)
     return result
@@ -131,7 +131,7 @@ def header(recipe: Recipe, rows: Dataset, sources: Mapping[str, Described]) -> s
         **licence,
         tags=list(TAGS),
         task_categories=["text-generation"],
-        size_categories=[_size(len(rows))],
+        size_categories=[size_category(len(rows))],
         source_datasets=sorted({one.card.hub_id for one in sources.values() if one.card.hub_id}) or None,
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     )
@@ -139,7 +139,8 @@ def header(recipe: Recipe, rows: Dataset, sources: Mapping[str, Described]) -> s
     return data.to_yaml() + "\n"
 
 
-def _split(text: str) -> tuple[dict, str]:
+def split(text: str) -> tuple[dict, str]:
+    """The header of a card, empty where it cannot be read, and its prose."""
     parts = text.split("---\n", 2)
     if len(parts) != 3 or parts[0].strip():
         return {}, text
@@ -169,7 +170,8 @@ def _source(one: Described, mixture: dict, local: bool) -> dict[str, Any]:
     }
 
 
-def _size(rows: int) -> str:
+def size_category(rows: int) -> str:
+    """The Hub's word for a number of rows."""
     place = next((place for place in range(len(SIZES)) if rows < 1000 * 10**place), len(SIZES) - 1)
     return SIZES[place]
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agenttuning.errors import UserError
+from agenttuning.hub.staged import CARD, new
 
 if TYPE_CHECKING:
     from agenttuning.data.prepare import Prepared
 
-CARD = "README.md"
 RECORDS = ("mixture.json", "manifest.json", "quarantine.jsonl", "dropped.jsonl")  # those that the build wrote
 ROWS = "data/train-{place:05d}-of-{files:05d}.parquet"
 ROWS_PATTERN = "data/train-*-of-*.parquet"
 FILE_BYTES = 1 << 29  # of Arrow a file: about the size of the Hub's own Parquet files
+
+
+def owned(name: str) -> bool:
+    """Whether a push of data made this file of the repository, so that the next one may delete it."""
+    return name in RECORDS or fnmatch(name, ROWS_PATTERN)
 
 
 def records(prepared: Prepared) -> list[tuple[str, str]]:
@@ -30,23 +33,12 @@ def stage(prepared: Prepared, card: str, folder: Path) -> Path:
     """Write the folder, whole or not at all. The same data and card give the same bytes under the same pyarrow.
     Raises UserError when it cannot be written.
     """
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        (partial / "data").mkdir(parents=True)
+    with new(folder) as partial:
+        (partial / "data").mkdir()
         _write_rows(prepared, partial)
         for name, text in records(prepared):
             (partial / name).write_text(text, encoding="utf-8")
         (partial / CARD).write_text(card, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(
-            f"{folder} could not be written: {error.strerror or type(error).__name__}; nothing was sent to the Hub; "
-            "make room (it needs about as much as the prepared data) and run it again"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -1,133 +1,237 @@
-"""One folder to a dataset repository of the Hub: one commit on top of the state that was seen, or none."""
+"""One folder to a repository of the Hub: one commit on top of the state that was seen, or none.
+
+Large files go first, and nobody sees them; the commit that names them all comes last. So a reader never meets half a
+model, whatever its size, and a second run sends only what had not arrived. huggingface_hub's upload_folder is not used
+here: where hf_xet is installed, it makes several commits of a large folder, each visible at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatch
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.chat.show import escape
 from agenttuning.errors import UserError
-from agenttuning.hub import folder as layout
-from agenttuning.preflight import endpoint
+from agenttuning.hub import wire
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
-ANSWERS = {
-    401: "the token is not accepted; run `hf auth login` with one that may write",
-    402: "the account has no room for it; see its billing settings",
-    403: "the token may not write there; use a write token of an account that may write to the owner of the repository",
-    404: "there is no such place; check the owner in publish.hub_dataset_id, and that the token may see it",
-    409: "somebody else changed the repository at the same time; run it again",
-    412: "somebody else changed the repository at the same time; run it again",
-    413: "it is more than the Hub takes",
-    429: "the Hub asks for fewer requests; wait some minutes and run it again",
-}
-TROUBLE = "the Hub has trouble; run it again later"
+# Content sent ahead of the commit at a time, in bytes and files: addresses to send to are asked for per group, and
+# expire. Not stated by the Hub; we chose, because 10 GB are two shards of the usual size, and 256 is its own limit.
+GROUP_BYTES, GROUP_FILES = 10 * 10**9, 256
+ASKED_AT_ONCE = 500  # paths; the Hub takes 1000 (huggingface_hub._commit_api.FETCH_LFS_BATCH_SIZE)
+CONFLICT = (409, 412)  # the Hub's answers to a commit whose parent is not the newest
+AFTER = (
+    "The repository has no half of it: all files become visible in one commit, and those that arrived are not sent "
+    "again"
+)
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """Where the data is now; `changed` says whether this upload made the commit."""
+    """Where it is now; `changed` says whether this upload made the commit."""
 
     url: str
     commit: str
     changed: bool
 
 
-def upload(folder: Path, repository: str, private: bool, message: str) -> Uploaded:
-    """Make `repository` hold the files of `folder`: create it if need be, add and replace, and delete the files of
-    earlier pushes that are no longer there (no others).
+@dataclass
+class _Target:
+    """A repository with what this upload knows of it. parent: the commit that was its newest when it was looked at.
+    files: {name in the repository: what to add}; stale: names to delete.
+    """
+
+    api: HfApi
+    repository: str
+    repo_type: str
+    parent: str
+    files: dict[str, CommitOperationAdd]
+    stale: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> dict[str, str]:
+        return {"repo_id": self.repository, "repo_type": self.repo_type}
+
+
+def upload(
+    folder: Path,
+    repository: str,
+    private: bool,
+    message: str,
+    *,
+    repo_type: str,
+    owned: Callable[[str], bool],
+    tag: str | None = None,
+    move_tag: bool = False,
+) -> Uploaded:
+    """Make `repository` ("owner/name", repo_type "model" or "dataset") hold the files of `folder`: create it if need
+    be, add and replace, and delete those of earlier pushes that are no longer there: the names that `owned` accepts, no
+    others. Where it holds them already there is no commit. The tag is set last, on the commit that has the files; one
+    that marks another commit moves only with move_tag.
 
     Raises UserError when there is no token, when the repository is public and should be private or the other way round,
-    and for each failure of Hub or network, after which the repository is as it was and a second run goes on.
+    when the tag marks another commit, when somebody else pushes meanwhile, and for each failure of Hub or network,
+    after which the repository is as it was and a second run goes on. The folder is only read.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-
-    host, token = endpoint(), get_token()
-    if token is None:
-        raise UserError(
-            f"no Hub token was found (HF_TOKEN or `hf auth login`); nothing was sent to {host}; log in with a token "
-            f"that may write to {repository}"
-        )
-    api = HfApi(endpoint=host, token=token)
-    try:
-        before = _repository(api, repository, private)
-        there = {sibling.rfilename for sibling in before.siblings or []}
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        stale = sorted(name for name in there - set(files) if _ours(name))
-        commit = api.create_commit(
-            repository,
-            [
-                *(CommitOperationAdd(name, str(path)) for name, path in files.items()),
-                *(CommitOperationDelete(name) for name in stale),
-            ],
-            commit_message=message,
-            repo_type="dataset",
-            parent_commit=before.sha,
-        )
-    except UserError:
-        raise
-    except Exception as error:
-        # The client lets its HTTP library's exceptions through, wraps some, and that library changes between releases.
-        reason = _reason(error, token)
-        if reason is None:
-            raise
-        raise UserError(
-            f"{repository} was not pushed to {host}: {reason}. The repository has no half of it: all files become "
-            "visible in one commit, and those that arrived are not sent again"
-        ) from error
-    return Uploaded(f"{host}/datasets/{repository}", commit.oid, commit.oid != before.sha)
+    with wire.talk(f"{repository} was not pushed", AFTER) as api:
+        target = _target(api, folder, repository, repo_type, private, owned)
+        there = not target.stale and not _differs(target, target.parent)
+        marked = _marked(target, tag) if tag else None
+        if marked and not move_tag and not (there and marked == target.parent):
+            raise UserError(
+                f"{repository} was not pushed: its tag {tag} marks commit {marked[:8]}, and it would have to move to "
+                "another; whoever loads that tag would get other files; nothing was sent; use a new tag, or delete "
+                "this one first"
+            )
+        commit = target.parent if there else _committed(target, message)
+        if tag and marked != commit:
+            _mark(target, tag, commit, marked)
+        prefix = "" if repo_type == "model" else f"{repo_type}s/"
+        return Uploaded(f"{api.endpoint}/{prefix}{repository}", commit, commit != target.parent)
 
 
-def _repository(api: HfApi, repository: str, private: bool):
-    """What the Hub knows of the repository, made if it was not there."""
-    api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
-    info = api.dataset_info(repository)
+def _target(
+    api: HfApi, folder: Path, repository: str, repo_type: str, private: bool, owned: Callable[[str], bool]
+) -> _Target:
+    """The repository, made if it was not there, and what has to change in it."""
+    from huggingface_hub import CommitOperationAdd
+
+    place = {"repo_id": repository, "repo_type": repo_type}
+    wire.patiently(lambda: api.create_repo(**place, private=private, exist_ok=True))
+    info = wire.patiently(lambda: api.repo_info(**place))
     if bool(info.private) != private:
         now, asked = ("private", "public") if info.private else ("public", "private")
         raise UserError(
             f"{repository} is {now} and the recipe asks for a {asked} one (publish.private: {str(private).lower()}); "
             f"nothing was sent; change the repository's settings on the Hub, or set publish.private"
         )
-    return info
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: CommitOperationAdd(name, str(path)) for name, path in paths.items()}
+    stale = sorted({one.rfilename for one in info.siblings or []} - set(files))
+    return _Target(api, repository, repo_type, info.sha, files, list(filter(owned, stale)))
 
 
-def _ours(name: str) -> bool:
-    return name in layout.RECORDS or fnmatch(name, layout.ROWS_PATTERN)
+def _committed(target: _Target, message: str) -> str:
+    """Send the content, then the commit; returns the commit, which was looked at."""
+    from huggingface_hub import CommitOperationDelete
+
+    _send_ahead(target)
+    operations = [*target.files.values(), *map(CommitOperationDelete, target.stale)]
+    try:
+        commit = wire.patiently(
+            lambda: (
+                target.api.create_commit(
+                    **target.place, operations=operations, commit_message=message, parent_commit=target.parent
+                ).oid
+            ),
+            done=lambda: _moved(target),
+        )
+    except Exception as error:
+        # a conflict may be with the first try of this very commit, and the answer to the last try may be lost as well
+        unclear = wire.passes(error) or wire.status_of(error) in CONFLICT
+        if not unclear or (commit := _moved(target)) is None:
+            raise
+    if wrong := _differs(target, commit):
+        raise UserError(
+            f"{target.repository} was pushed, but its commit {commit[:8]} lacks {len(wrong)} of the files or has "
+            f"others in their place ({escape(', '.join(wrong[:3]))}); whoever loads it would miss them; a "
+            ".gitignore in the repository makes the Hub drop files: mend it and run it again"
+        )
+    return commit
 
 
-def _reason(error: BaseException, token: str) -> str | None:
-    """What went wrong, without the addresses (they can be signed) and without the token; None for a bug of ours."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    chain = list(_causes(error))
-    for one in chain:
-        if isinstance(one, HfHubHTTPError):
-            status = one.response.status_code
-            said = escape(" ".join((one.server_message or "").replace(token, "***").split()))[:200]
-            words = ANSWERS.get(status, TROUBLE if status >= 500 else "it does not say more")
-            return f"it answers {status}{f' ({said})' if said else ''}: {words}"
-    for one in chain:
-        if type(one).__module__.split(".")[0] in ("httpx", "httpx2"):
-            return f"the connection failed ({type(one).__name__}); check the network and run it again"
-        if isinstance(one, OSError):
-            return f"{one.strerror or type(one).__name__}; run it again once that is mended"
-    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
-        return f"the Hub refuses the card's header: {escape(str(error).replace(token, '***'))[:300]}"
-    if isinstance(error, ValueError):
-        return f"it gave an answer that is none of a Hub ({type(error).__name__}); check HF_ENDPOINT and run it again"
-    if isinstance(error, RuntimeError):  # hf_xet's, whose text can hold addresses
-        return f"the upload of a file failed ({type(error).__name__}); run it again"
-    return None
+def _send_ahead(target: _Target) -> None:
+    """Send the content of large files, group by group. The Hub says which it has already; small files wait for the
+    commit.
+    """
+    groups, sent, count = list(_groups(target.files.values())), 0, 0
+    whole = sum(one.upload_info.size for one in target.files.values())
+    for group in groups:
+        target.api.preupload_lfs_files(
+            target.repository, additions=group, repo_type=target.repo_type, free_memory=False
+        )
+        sent, count = sent + sum(one.upload_info.size for one in group), count + len(group)
+        if len(groups) > 1:
+            done = f"{sent / 1e9:.1f} of {whole / 1e9:.1f} GB, {count} of {len(target.files)} files"
+            print(f"{target.repository}: {done} have arrived", flush=True)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    for _ in range(10):
-        if error is None:
-            return
-        yield error
-        error = error.__cause__ or error.__context__
+def _groups(additions: Iterable[CommitOperationAdd]) -> Iterator[list[CommitOperationAdd]]:
+    """In the same order, at most GROUP_FILES at a time, a group closed by the file that reaches GROUP_BYTES."""
+    group: list[CommitOperationAdd] = []
+    for one in additions:
+        group.append(one)
+        if len(group) == GROUP_FILES or sum(each.upload_info.size for each in group) >= GROUP_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _moved(target: _Target) -> str | None:
+    """The newest commit if it is no longer the parent and holds what this upload holds: its own, whose answer got lost.
+    None while the parent is the newest. Raises UserError when somebody else's commit is there.
+    """
+    info = wire.patiently(lambda: target.api.repo_info(**target.place))
+    if info.sha == target.parent:
+        return None
+    left = set(target.stale) & {one.rfilename for one in info.siblings or []}
+    if not left and not _differs(target, info.sha):
+        return info.sha
+    newest = target.api.list_repo_commits(**target.place)[0]
+    raise UserError(
+        f"{target.repository} was not pushed: somebody else changed the repository at the same time, in commit "
+        f"{newest.commit_id[:8]} ({escape(newest.title)[:80]!r} by {escape(', '.join(newest.authors))[:80]}); nothing "
+        f"of this push is visible; look at that commit, and run it again to put yours on top of it"
+    )
+
+
+def _differs(target: _Target, commit: str) -> list[str]:
+    """The names whose content in that commit is not this folder's, or that it lacks."""
+    names, known = list(target.files), {}
+    for start in range(0, len(names), ASKED_AT_ONCE):
+        paths = names[start : start + ASKED_AT_ONCE]
+        found = wire.patiently(
+            lambda paths=paths: target.api.get_paths_info(
+                target.repository, paths, revision=commit, repo_type=target.repo_type
+            )
+        )
+        known |= {one.path: one for one in found}
+    return [name for name, one in target.files.items() if not _equal(one, known.get(name))]
+
+
+def _equal(mine: CommitOperationAdd, theirs: object) -> bool:
+    """Whether a file of this machine is the one that the Hub describes: sha256 for a large one, git's hash if not."""
+    if theirs is None or getattr(theirs, "size", None) != mine.upload_info.size:
+        return False  # absent, a folder, or another length: no need to read 26 GB
+    if theirs.lfs is not None:
+        return theirs.lfs.sha256 == mine.upload_info.sha256.hex()
+    with mine.as_file() as file:
+        content = file.read()
+    return theirs.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _marked(target: _Target, tag: str) -> str | None:
+    """The commit that the tag marks; None when there is no such tag."""
+    refs = wire.patiently(lambda: target.api.list_repo_refs(**target.place))
+    return next((one.target_commit for one in refs.tags if one.name == tag), None)
+
+
+def _mark(target: _Target, tag: str, commit: str, before: str | None) -> None:
+    """Set the tag, and take it from another commit first. Answers can get lost, so the tag is looked at before a
+    repeat.
+    """
+    if before:
+        wire.patiently(
+            lambda: target.api.delete_tag(**target.place, tag=tag),
+            done=lambda: True if _marked(target, tag) != before else None,
+        )
+    wire.patiently(
+        lambda: target.api.create_tag(**target.place, tag=tag, revision=commit),
+        done=lambda: True if _marked(target, tag) == commit else None,
+    )

@@ -8,8 +8,12 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agenttuning.machine import detect, peak_rss
+
+if TYPE_CHECKING:
+    from agenttuning.recipe import Recipe
 
 BASE = ("drill.yaml", "pretrain.yaml")  # the base model's recipes, each of which starts from what the one before made
 CORPORA = ("drill-corpus.yaml", "corpus.yaml", "general.yaml")
@@ -59,6 +63,20 @@ def base(path: str | Path) -> Path:
     for recipe in recipes:
         model = train(recipe)
     return model
+
+
+def ready(recipe: Recipe) -> None:
+    """Make what a recipe of the miniature starts from: the base model of its folder, and the trajectories. Nothing for
+    a recipe that starts from another model. Raises UserError as its parts do.
+    """
+    from agenttuning.collect import collect
+    from agenttuning.recipe import load
+
+    folder = recipe.path.parent
+    last = folder / BASE[-1]
+    if last.is_file() and load(last).run_dir / "model" == Path(recipe.values["model_name_or_path"]):
+        base(folder)
+        collect(folder / "collect.yaml")
 
 
 def quickstart(path: str | Path, agent_items: int | None = None, general_items: int | None = None) -> Path:

@@ -131,7 +131,8 @@ class OpenAIPolicy:
             headers["Authorization"] = f"Bearer {self._key}"
         trusted = not _on_this_machine(urlsplit(self.base_url).hostname)
         if self._context is None:
-            self._context = httpx.create_ssl_context(trust_env=trusted)  # reads all certificates: once is enough
+            # reads all certificates: once is enough, and never where none is looked at
+            self._context = _over_tls(self.base_url) and httpx.create_ssl_context(trust_env=trusted)
         return httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(self.patience.read, connect=self.patience.connect, pool=None),
@@ -241,6 +242,8 @@ class OpenAIPolicy:
                     data += chunk
                     if len(data) > self.patience.max_bytes:
                         raise GaveUp(f"{self.base_url} sent more than {self.patience.max_bytes} bytes for one reply")
+        # a server may tell what it was sent, in an error or as a reply, which is kept
+        data = data.replace(self._key.encode(), b"[key]") if self._key else data
         if response.status_code != 200:
             return self._refused(response, bytes(data))
         return read(bytes(data), self._hidden)
@@ -275,7 +278,8 @@ def must_answer(base_url: str) -> None:
     """Raise UserError where nothing listens at `base_url`: a wrong port would else cost minutes of asking again."""
     url = _checked(base_url)
     try:
-        httpx.get(f"{url}/models", timeout=10.0, trust_env=not _on_this_machine(urlsplit(url).hostname))
+        trusted = not _on_this_machine(urlsplit(url).hostname)
+        httpx.get(f"{url}/models", timeout=10.0, trust_env=trusted, verify=_over_tls(url))
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise UserError(
             f"no server listens at {url} ({error or type(error).__name__}); every turn would be lost; start it and "
@@ -301,6 +305,10 @@ def _checked(base_url: str) -> str:
             "logs and records; give the key in an environment variable and name that"
         )
     return base_url.rstrip("/")
+
+
+def _over_tls(url: str) -> bool:
+    return urlsplit(url).scheme == "https"
 
 
 def _on_this_machine(host: str) -> bool:

@@ -110,16 +110,22 @@ class Launch:
 
 @dataclass(frozen=True)
 class Publish:
-    """Where the result goes. hub_model_id, hub_dataset_id: `owner/name`, or None for nowhere.
+    """Where the result goes. hub_model_id, hub_dataset_id, hub_traces_id: `owner/name` of the model, its training data
+    and its episodes, or None for nowhere. collection: title of the collection that holds them.
 
-    private: whether the dataset's repository is. licences: {source: licence} states what a source's card does not, so
-    that its rows may be pushed; it stands on the card as your statement.
+    private: whether these repositories are. licences: {source: licence} states what a source's card does not, so
+    that its rows may be pushed; it stands on the card as your statement. licence: the same for the weights, where the
+    base model states none. base_model: the base's Hub id, where model_name_or_path is a local folder.
     """
 
     hub_model_id: str | None = None
     hub_dataset_id: str | None = None
+    hub_traces_id: str | None = None
+    collection: str | None = None
     private: bool = True
     licences: dict | None = None
+    licence: str | None = None
+    base_model: str | None = None
 
 
 def build(kind: type, content: object, where: str) -> Any:

@@ -44,25 +44,26 @@ def write(index: Index, chosen: list[Entry], filters: Filters, out: str | Path, 
 def _episode(entry: Entry, record: dict) -> dict[str, Any]:
     return {
         "task": entry.task,
-        "item": _short(entry.item, 120),
+        "item": short(entry.item, 120),
         "status": entry.status.replace("_", " "),
         "state": "lost" if entry.lost else "won" if entry.won else "not won",
         "reward": entry.reward,
         "turns_taken": entry.turns,
         "kinds": [kind.replace("_", " ") for kind in entry.kinds],
         "facts": {
-            "model": _short(entry.model, 300),
+            "model": short(entry.model, 300),
             "played": f"{entry.backend}, {entry.protocol}, seed {entry.seed}, sample {entry.sample}",
             "metrics": ", ".join(f"{name} {value}" for name, value in (record.get("metrics") or {}).items()),
             "note": "each question was asked alone, behind the prompt" if entry.task in FRESH else "",
             "stands in": f"{entry.path.parent.name}/{entry.path.name}, line {entry.line}",
         },
-        "turns": _turns(record),
+        "turns": turns(record),
     }
 
 
-def _turns(record: dict) -> list[dict[str, Any]]:
-    first, number, steps, turns = first_turn(record), 0, record["steps"], []
+def turns(record: dict) -> list[dict[str, Any]]:
+    """The messages of an episode as the pages show them: who, what is said of it, whether it went wrong, the text."""
+    first, number, steps, shown = first_turn(record), 0, record["steps"], []
     for place, message in enumerate(record["messages"]):
         who, said, bad = "environment", "", False
         if own_turn(message):
@@ -71,13 +72,13 @@ def _turns(record: dict) -> list[dict[str, Any]]:
             who, said, bad = "model", f"turn {number}{_verdict(step)}", step is not None and not step["valid"]
         elif place < first - 1 or message["role"] == "assistant":
             who, said = "prompt", message["role"]
-        turns.append({"who": who, "said": said, "bad": bad, "text": _short(message["content"])})
+        shown.append({"who": who, "said": said, "bad": bad, "text": short(message["content"])})
     if record.get("last") is not None:
         said = "after the last action"
-        turns.append({"who": "environment", "said": said, "bad": False, "text": _short(record["last"])})
+        shown.append({"who": "environment", "said": said, "bad": False, "text": short(record["last"])})
     if record.get("error"):
-        turns.append({"who": "error", "said": "", "bad": True, "text": _short(record["error"])})
-    return turns
+        shown.append({"who": "error", "said": "", "bad": True, "text": short(record["error"])})
+    return shown
 
 
 def _verdict(step: dict | None) -> str:
@@ -89,7 +90,8 @@ def _verdict(step: dict | None) -> str:
     return f"{'' if step['valid'] else ', refused'}{', cut' if step.get('cut') else ''}{error}"
 
 
-def _short(text: str, most: int = MOST_CHARACTERS) -> str:
+def short(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The first characters of a text; of a longer one it says how many are left out."""
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} of {len(text):,} characters cut)"
 
 

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttuning import run_record
 from agenttuning.episodes import status, store
-from agenttuning.report import figures
+from agenttuning.report import ablations, drill, figures, further
+from agenttuning.report.curves import curve
 from agenttuning.report.figures import Row, Value
+from agenttuning.report.reading import read_json
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
 MOST_CHARACTERS = 1500  # of a message in a trajectory
-WIDTH, HEIGHT = 640, 200  # of the loss curve's own coordinates
-MOST_SOURCES = 3  # lines beside the total that can still be told apart
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def gather(recipe: Recipe, found: dict[str, dict]) -> dict[str, Any]:
     """Everything the templates need."""
-    training = _read(recipe.run_dir / "train.json")
+    training = read_json(recipe.run_dir / "train.json")
     rows = figures.rows(found)
     return {
         "name": recipe.name,
+        "miniature": is_miniature(recipe),
+        "further": further.find(recipe.run_dir),
         "headline": headline(rows),
         "rows": rows,
         "sides": [side for side in figures.SIDES if side in found],
         "errors": figures.error_kinds(found),
         "errors_by_task": {task: figures.error_kinds(found, task) for task in figures.agent_tasks(found)},
         "curve": curve(training.get("log")),
-        "mixture": _read(recipe.run_dir / "data" / "mixture.json").get("sources", {}),
+        "mixture": read_json(recipe.run_dir / "data" / "mixture.json").get("sources", {}),
         "trajectories": trajectories(recipe.run_dir / "eval"),
+        "ablations": ablations.of_twin(recipe.run_dir),
+        "shelves": drill.write(recipe.run_dir),
         "provenance": provenance(recipe, found, training),
         "commands": commands(recipe),
     }
@@ -56,53 +58,6 @@ def headline(rows: list[Row]) -> list[str]:
         how = ("rose" if change.score > 0 else "fell") if sure else "did not change measurably"
         sentences.append(f"{what}, the score {how}: {row.base.score:.1f} before, {row.tuned.score:.1f} after.")
     return sentences
-
-
-def curve(log: Any) -> dict[str, Any] | None:
-    """The loss curve in coordinates of WIDTH x HEIGHT, with ticks, and one for each source where the log tells them
-    apart; None when there is nothing to draw.
-    """
-    entries = [
-        entry
-        for entry in (log if isinstance(log, list) else [])
-        if isinstance(entry, dict) and all(isinstance(entry.get(key), int | float) for key in ("step", "loss"))
-    ]
-    if len(entries) < 2 or entries[0]["step"] == entries[-1]["step"]:
-        return None
-    points = [(entry["step"], entry["loss"]) for entry in entries]
-    sources = _by_source(entries)
-    first, last = points[0][0], points[-1][0]
-    top = max(loss for line in (points, *sources.values()) for _, loss in line) or 1.0
-    tick = next((tick for tick in TICKS if top / tick <= 5), top / 4)
-    ceiling = tick * (int(top / tick) + 1)
-
-    def placed(line: list[tuple[int, float]]) -> str:
-        at = [(WIDTH * (step - first) / (last - first), HEIGHT * (1 - max(0.0, loss) / ceiling)) for step, loss in line]
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-
-    return {
-        "points": placed(points),
-        "sources": [{"name": name, "points": placed(line), "last": line[-1][1]} for name, line in sources.items()],
-        "ticks": [
-            {"at": 100 * (1 - number * tick / ceiling), "label": f"{number * tick:g}"}
-            for number in range(int(ceiling / tick + 1e-9) + 1)
-        ],
-        "first_step": first,
-        "last_step": last,
-        "first_loss": points[0][1],
-        "last_loss": points[-1][1],
-    }
-
-
-def _by_source(entries: list[dict]) -> dict[str, list[tuple[int, float]]]:
-    """(step, loss) by source, of the first MOST_SOURCES; none where the run has a single source, whose curve it is."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for entry in entries:
-        losses = entry.get("loss_by_source")
-        for name, loss in (losses if isinstance(losses, dict) else {}).items():
-            if isinstance(loss, int | float):
-                found.setdefault(name, []).append((entry["step"], loss))
-    return dict(list(found.items())[:MOST_SOURCES]) if len(found) > 1 else {}
 
 
 def trajectories(folder: Path) -> list[dict[str, Any]]:
@@ -164,10 +119,12 @@ def provenance(recipe: Recipe, found: dict[str, dict], training: dict) -> dict[s
         if side == "tuned" and notes.get("recipe_hash") not in (None, recipe.hash):
             parts.append(f"judged under another recipe record, {notes['recipe_hash'][:16]}")
         facts[f"scores, {side}"] = "; ".join(parts)
-    notes = (found.get("tuned") or found["base"]).get("notes") or {}
-    facts["judged by"] = f"suite {notes.get('suite', 'unknown')}, protocol {next(iter(found.values()))['protocol']}"
+    judged = found.get("tuned") or found.get("base") or {}
+    notes = judged.get("notes") or {}
+    if judged:
+        facts["judged by"] = f"suite {notes.get('suite', 'unknown')}, protocol {judged['protocol']}"
     if training:
-        facts["training"] = _training(recipe, training)
+        facts["training"] = training_facts(recipe, training)
     if notes.get("sandbox"):
         facts["sandbox of the functions task"] = notes["sandbox"].replace("+", ", ")
     versions = notes.get("versions") or training.get("versions") or run_record.versions()
@@ -175,7 +132,8 @@ def provenance(recipe: Recipe, found: dict[str, dict], training: dict) -> dict[s
     return facts
 
 
-def _training(recipe: Recipe, training: dict) -> str:
+def training_facts(recipe: Recipe, training: dict) -> str:
+    """Steps, tokens, minutes and device of a training record, as far as it has them."""
     parts = [f"{training[key]:,} {key}" for key in ("steps", "tokens") if isinstance(training.get(key), int)]
     if isinstance(training.get("seconds"), int | float):
         parts.append(f"{training['seconds'] / 60:.1f} minutes on {training.get('device', 'an unknown device')}")
@@ -186,8 +144,10 @@ def _training(recipe: Recipe, training: dict) -> str:
 
 def commands(recipe: Recipe) -> list[str]:
     """What to type to get this page again."""
-    path = recipe.path.resolve()
-    shown = path.relative_to(recipe.root.resolve()) if path.is_relative_to(recipe.root.resolve()) else recipe.path.name
+    shown = shown_path(recipe)
+    if not is_miniature(recipe):
+        verbs = ("train", "eval-held-in", "eval-general", "compare", "report")
+        return [f"agenttuning {verb} {shown}" for verb in verbs]
     base = recipe.values["model_name_or_path"]
     base = Path(base).name if Path(base).is_absolute() else base
     first = ["make base-tiny collect-miniature"] if recipe.name.startswith("agentlm-tiny/") else []
@@ -195,9 +155,12 @@ def commands(recipe: Recipe) -> list[str]:
     return [*first, *(f"agenttuning {words}" for words in verbs)]
 
 
-def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # its section is then absent from the page
-    return content if isinstance(content, dict) else {}
+def is_miniature(recipe: Recipe) -> bool:
+    """Whether a recipe is trained on the miniature's sources alone."""
+    return all(source.startswith("miniature-") for source in recipe.mixture.sources)
+
+
+def shown_path(recipe: Recipe) -> str:
+    """The recipe's file as one types it in the repository; elsewhere its name alone, and no path of this machine."""
+    path, root = recipe.path.resolve(), recipe.root.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else recipe.path.name

@@ -7,18 +7,30 @@ script, no font, no image, and a content policy that says so to the browser.
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agenttuning.chat.show import escape
 from agenttuning.report.figures import Value
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 TEMPLATES = Path(__file__).parent / "templates"
+_PLAIN = re.compile(r"[\t\n\x20-\x7e]*")  # as most text is: nothing in it to spell out
 
 
 def render(template: str, values: dict[str, Any], folder: Path = TEMPLATES) -> str:
     """One template of `folder` filled in; HTML is escaped, markdown's table cells are cleaned by the filter `cell`."""
+    return _environment(folder).get_template(template).render(values)
+
+
+@cache  # a template is read and compiled once: a report has hundreds of pages
+def _environment(folder: Path) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -30,9 +42,9 @@ def render(template: str, values: dict[str, Any], folder: Path = TEMPLATES) -> s
         lstrip_blocks=True,
     )
     environment.filters |= {"score": _score, "range": _range, "share": _share, "cell": cell, "words": _words}
-    environment.filters |= {"thousands": _thousands, "percent": _percent}
+    environment.filters |= {"thousands": _thousands, "percent": _percent, "json": json.dumps}
     environment.tests["value"] = lambda value: isinstance(value, Value)
-    return environment.get_template(template).render(values)
+    return environment
 
 
 def write(path: Path, text: str) -> Path:
@@ -52,7 +64,8 @@ def public_name(value: object) -> str:
 
 def _printable(value: Any) -> Any:
     # a Markup is what a macro made, of values that came through here
-    return escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    foreign = isinstance(value, str) and not hasattr(value, "__html__") and not _PLAIN.fullmatch(value)
+    return escape(value) if foreign else value
 
 
 def _score(value: float, sign: str = "") -> str:

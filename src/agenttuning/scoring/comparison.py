@@ -24,8 +24,11 @@ class Row:
 
     published_interval: from n where the metric is a proportion, else None. detectable: the smallest true difference
     that n items would have shown (two-sided 5 %, power 80 %). why: the reason of `not comparable`; for `not run` the
-    command with hours and cost. protocol, backend: `name@version` and name; None where nothing was run. scores: the
-    file that the score stands in, relative to the run's folder.
+    command with hours and cost; else what to know about the verdict, or "". protocol, backend: `name@version` and name;
+    None where nothing was run. scores: the file that the score stands in, relative to the run's folder.
+
+    A task and side have one row with `beside` false, which has the verdict. Rows with `beside` true follow it: further
+    results of the same task (another protocol, backend or set of items), all `not comparable`.
     """
 
     task: str
@@ -50,11 +53,13 @@ class Row:
     backend: str | None = None
     model: str | None = None
     scores: str | None = None
+    beside: bool = False
 
 
 @dataclass(frozen=True)
 class Overall:
-    """The paper's overall score of a group for one side: over `tasks`, those that ran, of `of`; None where none did.
+    """The paper's overall score of a group for one side: over `tasks`, those that ran by one protocol, of `of`; None
+    where none did.
 
     Only where `tasks` are all of the group is `ours` the paper's quantity; `published_same` is the published score over
     the very same tasks.

@@ -1,4 +1,4 @@
-"""95 % intervals, so that a difference is not read into noise. A interval is (low, high) in the unit of its input."""
+"""95 % intervals, so that a difference is not read into noise. An interval is (low, high) in the unit of its input."""
 
 from __future__ import annotations
 
@@ -91,6 +91,18 @@ def _phi(e: int, f: int, g: int, h: int) -> float:
     if numerator > 0:
         numerator = max(numerator - (e + f + g + h) / 2, 0)
     return numerator / math.sqrt(product)
+
+
+def difference(first: float, first_interval: Interval, second: float, second_interval: Interval) -> Interval:
+    """Interval of second - first, two independent estimates with their own intervals; in their unit.
+
+    Square-and-add (Newcombe, Statistics in Medicine 17 (1998) 873-890, method 10, where both intervals are Wilson's;
+    for others Zou & Donner, Statistics in Medicine 27 (2008) 1693-1702): each end of the difference is as far from it
+    as the two ends that pull that way, put together at right angles.
+    """
+    below = math.hypot(second - second_interval[0], first_interval[1] - first)
+    above = math.hypot(second_interval[1] - second, first - first_interval[0])
+    return second - first - below, second - first + above
 
 
 def mean_of(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:

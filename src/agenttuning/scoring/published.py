@@ -14,6 +14,20 @@ GROUPS = {"held_in": "held-in", "held_out": "held-out", "general": "general"}
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A number of the main table. verified: of the value; n_verified: of n, the items of the test."""
+
+    task: str
+    model: str
+    value: float
+    n: int
+    metric: str
+    source: str
+    verified: bool
+    n_verified: bool
+
+
+@dataclass(frozen=True)
 class Published:
     """The main table: `scores[task][model]` in the task's own unit, `overalls[group][model]`, facts about the tasks."""
 
@@ -21,6 +35,15 @@ class Published:
     scores: dict[str, dict[str, float]]
     overalls: dict[str, dict[str, float]]
     divisors: dict[str, float]
+    verified: bool = True
+    source: str = ""
+
+    def cell(self, task: str, model: str) -> Cell:
+        """One number of the main table with all that is known of it."""
+        facts = self.tasks[task]
+        n, metric = facts["n"], facts["metric"]
+        value = self.scores[task][model]
+        return Cell(task, model, value, n["value"], metric, self.source, self.verified, n["verified"])
 
     def group(self, name: str) -> list[str]:
         """The tasks of a group, in the paper's order."""
@@ -36,6 +59,11 @@ class Published:
         return 100 * low, 100 * high
 
 
+def decimals(task: str) -> int:
+    """How many the paper prints of a task's scores."""
+    return 2 if task in ("webarena", "mt_bench") else 1
+
+
 def load(path: Path = PUBLISHED) -> Published:
     """Read published.yaml. The divisors are computed, not stored: the mean over the five models, not rounded."""
     content = read_mapping(path)
@@ -46,7 +74,9 @@ def load(path: Path = PUBLISHED) -> Published:
     )
     reference = content["divisor_models"]
     divisors = {task: sum(row[model] for model in reference) / len(reference) for task, row in scores.items()}
-    return Published(content["tasks"], scores, overalls, divisors)
+    table = content["scores"]
+    source = content["evidence"].get(table["evidence"], table["evidence"])
+    return Published(content["tasks"], scores, overalls, divisors, table["verified"], source)
 
 
 def overall(published: Published, group: str, scores: dict[str, float]) -> float | None:
@@ -58,7 +88,12 @@ def overall(published: Published, group: str, scores: dict[str, float]) -> float
     tasks = published.group(group)
     if any(task not in scores for task in tasks):
         return None
-    return sum(scores[task] / published.divisors[task] for task in tasks) / len(tasks)
+    return overall_over(published, {task: scores[task] for task in tasks})
+
+
+def overall_over(published: Published, scores: dict[str, float]) -> float:
+    """The same over just these tasks of a group, which is another quantity unless they are all of it."""
+    return sum(score / published.divisors[task] for task, score in scores.items()) / len(scores)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ FREE = (
     "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
     "dataloader_num_workers", "ddp_timeout", "launch.max_loss_spike", "launch.gpus", "launch.gpu_name",
     "launch.gpu_memory_gib", "launch.gpu_peak_tflops", "launch.mfu", "launch.usd_per_gpu_hour",
-    "publish.hub_model_id", "publish.hub_dataset_id", "publish.private",
+    "publish.hub_model_id", "publish.hub_dataset_id", "publish.hub_traces_id", "publish.collection",
+    "publish.private", "publish.licence", "publish.base_model",
 )  # fmt: skip
 # Keys that say how the run is spread, which --allow-partial lets change: sums are then rounded in another order.
 SPREAD = ("launch.accelerate_config", "per_device_train_batch_size")

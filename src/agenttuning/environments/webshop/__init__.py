@@ -55,9 +55,7 @@ def load(path: str | Path, first: int = 0, last: int = GOALS) -> list[dict]:
 
 
 @contextmanager
-def serve(
-    backend: str = "synthetic", catalogue: str | Path | None = None, with_actions: bool = True
-) -> Iterator[Room]:
+def serve(backend: str = "synthetic", catalogue: str | Path | None = None, with_actions: bool = True) -> Iterator[Room]:
     """The shop. `catalogue`: where the files of "full" and "1k" are. `with_actions`: see `visit.Environment`.
 
     Raises UserError for an unknown backend, or a catalogue that is missing or broken.

@@ -1,12 +1,14 @@
 """The Hub's session traces, one JSONL file an episode: a header, then a message a line.
 
-    {"type": "session", "harness": "agenttuning", "id": ..., "name": ..., what else the record says}
+    {"type": "session", "harness": "agenttuning", "id": ..., "name": ..., a record's key, "status", "turns", "episode"}
     {"type": "message", "message": {"role": "user" | "assistant", "content": ..., "model": ...}}
 
 The format is the Hub's "Session Trace Simple Format" (huggingface.co/docs/hub/session-traces-format, read 2026-11-30),
-which allows further keys in the header; actions stay in the text, as the model wrote them. Files are ASCII, the rest is
-in JSON escapes: some readers of lines break them at U+2028, too. README.md is the card of a data set. What looks like a
-secret is not written: data sets are made to be published.
+which allows further keys in the header; actions stay in the text, as the model wrote them. A key has the same type in
+every file, or `load_dataset` could not read several: what may be null or differs by task (reward, metrics, steps,
+error, error_kinds, note) is JSON in the text `episode`, and `model` is empty where the turn is not the model's own.
+Files are ASCII, the rest is in JSON escapes: some readers of lines break them at U+2028, too. README.md is the card of
+a data set. What looks like a secret is not written: data sets are made to be published.
 """
 
 from __future__ import annotations
@@ -56,11 +58,14 @@ def session(entry: Entry, record: dict) -> str:
         "id": _digest(record),
         "name": f"{entry.task} {entry.item}: {entry.status}",
         **{name: record[name] for name in KEY},
-        **{name: record.get(name) for name in ("status", "reward", "metrics", "turns", "steps", "error")},
-        "error_kinds": list(entry.kinds),
+        "status": entry.status,
+        "turns": entry.turns,
     }
+    episode = {name: record.get(name) for name in ("reward", "metrics", "steps", "error")}
+    episode["error_kinds"] = list(entry.kinds)
     if entry.task in FRESH:
-        header["note"] = "each question was asked alone, behind the messages before the first one"
+        episode["note"] = "each question was asked alone, behind the messages before the first one"
+    header["episode"] = json.dumps(clean(episode))
     lines = [header, *(_message(message, record["model"]) for message in record["messages"])]
     if record.get("last") is not None:
         lines.append(_message({"role": "user", "content": record["last"]}, None))
@@ -68,10 +73,8 @@ def session(entry: Entry, record: dict) -> str:
 
 
 def _message(message: dict, model: str | None) -> dict:
-    said = {"role": message["role"], "content": message["content"]}
-    if model is not None and own_turn(message):
-        said["model"] = model
-    return {"type": "message", "message": said}
+    own = model if model is not None and own_turn(message) else ""
+    return {"type": "message", "message": {"role": message["role"], "content": message["content"], "model": own}}
 
 
 def _digest(record: dict) -> str:
@@ -89,8 +92,8 @@ def _card(done: Written) -> str:
             "",
             "# Agent traces",
             "",
-            "One session a file, in the Hub's session trace format. A header holds the episode's key, status, reward,",
-            "steps and error kinds. The texts are a model's and an environment's, as they were.",
+            "One session a file, in the Hub's session trace format. A header holds the episode's key and status, and",
+            "as JSON text reward, steps and error kinds. The texts are a model's and an environment's, as they were.",
             "",
             "| what | number |",
             "|---|---|",

@@ -35,7 +35,8 @@ def answer(
     """The answers' records by question, one a turn, and what the policies counted.
 
     A question with a lost answer has fewer records with a status of the model; `lost` tells. Policies are made only for
-    temperatures of which something is still to be asked; `fill_context` and `seed` are set where they have them.
+    temperatures of which something is still to be asked; `fill_context` and `seed` are set where they have them, and a
+    `system_prompt` of their own is taken out: the rules' stands in the messages, and two would be sent.
     """
     most = questions.max_new_tokens or rules.max_new_tokens
     counts: Counter[str] = Counter()
@@ -45,9 +46,16 @@ def answer(
         if len(waiting) < len(found):
             done = len(found) - len(waiting)
             print(f"mt_bench: {done} of {len(found)} questions are answered already", file=sys.stderr)
-        for temperature in sorted({talk.temperature for talk in waiting}):
+        temperatures = sorted({talk.temperature for talk in waiting})
+        if waiting:
+            shown = ", ".join(f"{temperature:g}" for temperature in temperatures)
+            print(
+                f"mt_bench: {len(waiting)} questions of two turns, at temperatures {shown}, seed {rules.seed}",
+                file=sys.stderr,
+            )
+        for temperature in temperatures:
             policy = make_policy(temperature, most)
-            for name, value in (("fill_context", True), ("seed", rules.seed)):
+            for name, value in (("fill_context", True), ("seed", rules.seed), ("system_prompt", None)):
                 if hasattr(policy, name):
                     setattr(policy, name, value)
             talks = [talk for talk in waiting if talk.temperature == temperature]

@@ -109,6 +109,7 @@ def judge_all(
         if works and len(waiting) < len(works):
             print(f"mt_bench: {len(works) - len(waiting)} of {len(works)} verdicts are there already", file=sys.stderr)
         if waiting:
+            print(f"mt_bench: {len(waiting)} verdicts to ask of {judge.model} at {judge.host}", file=sys.stderr)
             policy = judge.policy(rules)
 
             async def one(worker: Worker, place: int, case: _Case) -> None:

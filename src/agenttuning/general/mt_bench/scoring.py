@@ -24,7 +24,10 @@ NO_JUDGE = (
     "no judge was named: the answers are made and kept, and nothing is scored; name one (--judge URL --judge-model "
     "NAME) and type the same command: nothing is made again"
 )
-SNAPSHOT = "the paper says GPT-4 and names no snapshot and no date: what bears this name today may be another model"
+SNAPSHOT = (
+    "the paper says GPT-4 and names no snapshot and no date: what bears this name today may be another model, and that "
+    "it is GPT-4 at all is its server's word"
+)
 
 
 def entry(

@@ -1,0 +1,46 @@
+"""Scores of a run that its main table does not have: the paper's tasks, the general benchmarks, other labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agenttuning.scoring import scores
+
+PLACES = (f"eval/*/held-in/*/{scores.FILE}", f"eval/*/general/*/*/{scores.FILE}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One entry of a scores.json as text."""
+
+    task: str
+    label: str
+    rules: str
+    n: str
+    score: str
+    why_not: str  # why it is not the benchmark's, or ""
+
+
+def find(run_dir: Path) -> list[Score]:
+    """Of `eval-held-in` and `eval-general`, in the order of the files' names."""
+    found = []
+    for place in PLACES:
+        for path in sorted(run_dir.glob(place)):
+            content = scores.read(path)
+            label = path.relative_to(run_dir).parts[1]
+            found += [_score(name, label, content, entry) for name, entry in content["tasks"].items()]
+    return found
+
+
+def _score(name: str, label: str, content: dict, entry: dict) -> Score:
+    digits = 2 if entry.get("metric") == "rating" else 1
+    if entry.get("void") or entry.get("score") is None:
+        told = f"void: {entry.get('void')}"
+    else:
+        ends = entry.get("interval")
+        span = f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if ends else ""
+        told = f"{entry['score']:.{digits}f}{span}"
+    backend = (entry.get("backend") or {}).get("name")
+    rules = ", ".join(map(str, filter(None, (content.get("protocol"), backend))))
+    return Score(name, label, rules, f"{entry['n']:,}", told, str(entry.get("not_comparable") or ""))

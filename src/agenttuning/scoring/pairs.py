@@ -1,0 +1,58 @@
+"""Two of our own results over the same items by one protocol: sides in the same backend, and backends of a side."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from agenttuning.scoring import intervals, significance
+from agenttuning.scoring.comparison import Pair
+from agenttuning.scoring.results import Result, counted, unit
+
+SIDES = (("base", "tuned"), ("base", "released"), ("released", "tuned"))  # first, second
+
+
+def make(results: list[Result]) -> list[Pair]:
+    """All pairs, sides first. Void results have none, nor have results over other items, prompts or judges."""
+    good = [one for one in results if not one.void and counted(one.entry)]
+    found = []
+    for first_side, second_side in SIDES:
+        for second in (one for one in good if one.side == second_side):
+            for first in (one for one in good if one.side == first_side):
+                if _place(first) == _place(second) and first.backend == second.backend:
+                    found.append(_pair(f"{second_side} - {first_side}", first_side, second_side, first, second))
+    for first, second in combinations(good, 2):
+        if first.side == second.side and _place(first) == _place(second) and first.backend != second.backend:
+            what = f"{first.side}: {second.backend} - {first.backend}"
+            found.append(_pair(what, f"{first.side} {first.backend}", f"{second.side} {second.backend}", first, second))
+    return [pair for pair in found if pair]
+
+
+def _place(one: Result) -> tuple[str, str, str]:
+    return one.kind, one.name, one.protocol
+
+
+def _pair(what: str, name: str, other: str, first: Result, second: Result) -> Pair | None:
+    before, after = counted(first.entry), counted(second.entry)
+    items = sorted(before.keys() & after.keys())
+    if not items or _asked(first) != _asked(second):
+        return None
+    one, two = ([rewards[item] for item in items] for rewards in (before, after))
+    low, high = intervals.paired_difference(one, two)
+    scale, difference = unit(first.entry), (sum(two) - sum(one)) / len(items)
+    return Pair(
+        what, first.name, first.protocol, name, other, len(items), scale * difference, (scale * low, scale * high),
+        significance.paired_p(one, two),
+    )  # fmt: skip
+
+
+def _asked(one: Result) -> list:
+    """What decides, beside an item's id, what was asked: the items, prompts and judge as far as the file names them."""
+    entry = one.entry
+    data, judge = entry.get("data") or {}, entry.get("judge") or {}
+    return [
+        entry.get("items_sha256"),
+        data.get("sha256") or data.get("files"),
+        entry.get("prompts"),
+        judge.get("model"),
+        judge.get("prompts"),
+    ]
