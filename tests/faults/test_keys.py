@@ -42,7 +42,8 @@ def day(tmp_path_factory):
     recipe = str(repository(place))
     judged, twin = str(place / "finished"), str(REPOSITORY / "recipes/agentlm-tiny/sft.yaml")
     finished_run(place / "finished", n=4)
-    with hub_double() as hub, FaultyServer() as server, FaultyServer(lambda *_: "echo key") as refusing, FaultyServer() as judge:
+    refuse = FaultyServer(lambda *_: "echo key")
+    with hub_double() as hub, FaultyServer() as server, FaultyServer() as judge, refuse as refusing:
         numbers = iter(FAULTS)
         server.fault = lambda *_: next(numbers, None)
         server.reply = lambda messages: f"Act: answer\nFinal Answer: {server.headers[-1].get('Authorization')}"

@@ -130,6 +130,18 @@ def test_numbers_and_mixtures_of_another_model_are_refused(world, run):
     assert "holds no episode" in refused(world, run, only="traces")
 
 
+def test_a_comparison_that_is_older_than_the_scores_is_refused(world, run):
+    path = run / "eval/tuned/general/paper/transformers/scores.json"
+    before = path.read_text()
+    content = json.loads(before)
+    content["tasks"]["gsm8k"]["score"] += 1
+    path.write_text(json.dumps(content))
+    assert "says of GSM8K (tuned): 32.25, and the scores say otherwise" in refused(world, run, only="model")
+    content["tasks"] = json.loads(before)["tasks"] | {"humaneval": entry(14.0, 164, "pass_at_1")}
+    path.write_text(json.dumps(content))
+    assert "says of HumanEval (tuned): not run" in refused(world, run, only="model")
+
+
 def test_what_a_server_played_counts_where_the_comparison_says_so(world, run):
     shutil.move(run / "eval/tuned", run / "eval/served-x")
     made = comparison.read(run)

@@ -124,7 +124,9 @@ def read(run_dir: Path, record: dict[str, Any] | None) -> Results:
         for label in labels(compared, side)
         for score in _of_label(run_dir, side, label, record.get(key))
     ]
-    return Results(tuple(found), compared)
+    made = Results(tuple(found), compared)
+    _refuse_stale(run_dir, made)
+    return made
 
 
 def without_paths(compared: Comparison | None) -> Comparison | None:
@@ -171,6 +173,24 @@ def _check_compared(run_dir: Path, compared: Comparison | None, record: dict[str
     for row in compared.rows if compared else ():
         if row.side in SIDES and row.model and "@" in row.model and record.get(SIDES[row.side]):
             check_weights(row.model, row.side, record[SIDES[row.side]], run_dir / comparison.FILE)
+
+
+def _refuse_stale(run_dir: Path, results: Results) -> None:
+    """Raise UserError for a comparison that was made before the scores were as they are now."""
+    known = {(score.side, score.task) for score in results.scores if score.of_benchmark}
+    by_file: dict[tuple[str, str], list[float]] = {}
+    for score in results.scores:
+        task = score.entry.get("task", score.task)
+        by_file.setdefault((score.file, task), []).append(score.entry.get("score") or 0.0)
+    for row in results.compared.rows if results.compared else ():
+        now = by_file.get((row.scores, row.task))
+        other = now is not None and row.ours is not None and all(abs(row.ours - one) > 1e-6 for one in now)
+        if other or (row.verdict == "not run" and (row.side, row.task) in known):
+            said = "not run" if row.ours is None else f"{row.ours:.2f}"
+            raise UserError(
+                f"{run_dir / comparison.FILE} says of {row.title} ({row.side}): {said}, and the scores say otherwise "
+                "now; the card would contradict itself; run `agenttuning compare` again"
+            )
 
 
 def inside(run_dir: Path, name: str) -> bool:
