@@ -375,7 +375,7 @@ def test_content_goes_in_groups_and_is_counted(hub, folder, monkeypatch, capsys)
     hub.fail = later(1, 99, "/objects/batch", "die")
     refused(folder)
     assert [hashlib.sha256((folder / "model-00001-of-00002.safetensors").read_bytes()).hexdigest()] == hub.uploads
-    assert "GB, 5 of 6 files have arrived" in capsys.readouterr().out
+    assert "131.1 kB of 524.4 kB, 5 of 6 files are ready for the commit" in capsys.readouterr().out
     hub.fail = lambda method, path: None
     push(folder)
     whole(hub, folder)

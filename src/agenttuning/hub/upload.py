@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from agenttuning.chat.show import escape
 from agenttuning.errors import UserError
 from agenttuning.hub import wire
+from agenttuning.hub.staged import size
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -175,8 +176,8 @@ def _send_ahead(target: _Target) -> None:
         )
         sent, count = sent + sum(one.upload_info.size for one in group), count + len(group)
         if len(groups) > 1:
-            done = f"{sent / 1e9:.1f} of {whole / 1e9:.1f} GB, {count} of {len(target.files)} files"
-            print(f"{target.repository}: {done} have arrived", flush=True)
+            done = f"{size(sent)} of {size(whole)}, {count:,} of {len(target.files):,} files"
+            print(f"{target.repository}: {done} are ready for the commit", flush=True)
 
 
 def _groups(additions: Iterable[CommitOperationAdd]) -> Iterator[list[CommitOperationAdd]]:
