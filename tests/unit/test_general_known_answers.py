@@ -12,7 +12,8 @@ import pytest
 from agenttuning import recipe
 from agenttuning.chat import load_tokenizer
 from agenttuning.errors import UserError
-from agenttuning.general import evaluate
+from agenttuning.general import evaluate, originals
+from agenttuning.general.documents import Documents
 from agenttuning.general.lm import LOST_CHOICE, Asking, Lost, transformers_lm
 from agenttuning.general.players import Player
 from agenttuning.recipe.schema import REPOSITORY
@@ -44,15 +45,16 @@ def places(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def whole(monkeypatch):
-    """The benchmarks are as large as our items."""
-    find = evaluate.find
+def whole(monkeypatch, places):
+    """The benchmarks are our items, asked in our checkout's words."""
+    find, words = evaluate.find, originals.read(places[1], set(ITEMS))
 
-    def small(name):
-        found = find(name)
-        return replace(found, tasks={task: replace(found.tasks[task], n=n) for task, n in ITEMS.items()})
+    def rules(name, task):
+        own = find(name).tasks[task]
+        return replace(own, n=ITEMS[task], prompts_sha256=words.digest(task) if own.prompts == "source" else None)
 
-    monkeypatch.setattr(evaluate, "find", small)
+    monkeypatch.setattr(evaluate, "find", lambda name: replace(find(name), tasks={t: rules(name, t) for t in ITEMS}))
+    monkeypatch.setattr(Documents, "strange", None)
 
 
 def ask(made, places, out, protocol, task, **options):
@@ -257,3 +259,20 @@ def test_a_prompt_that_has_no_room_is_said(model, places, tmp_path) -> None:
     lm.longest = lambda: 800
     entry = ask(lm, places, tmp_path, "paper", "gsm8k")["gsm8k"]
     assert entry["cut"] == 5 and "5 prompts have no room" in entry["not_comparable"]
+
+
+def test_other_words_and_other_items_are_no_score_to_set_beside_the_papers(model, places, tmp_path, monkeypatch) -> None:
+    lm = breaking(model, lambda _: False)
+    script = write_checkout(tmp_path / "checkout") / "eval_general" / "eval_gsm8k_tgi.py"
+    script.write_text(script.read_text().replace("step by step", "quickly"))
+    entry = ask(lm, (places[0], tmp_path / "checkout"), tmp_path / "a", "paper", "gsm8k")["gsm8k"]
+    assert entry["not_comparable"].startswith("asked in other words than the authors' script")
+    assert entry["prompts"]["sha256"] != ask(lm, places, tmp_path / "b", "paper", "gsm8k")["gsm8k"]["prompts"]["sha256"]
+    monkeypatch.setattr(Documents, "strange", "test/1")
+    found = ask(lm, places, tmp_path / "c", "paper", "gsm8k")
+    assert list(found) == ["other-gsm8k"] and "item test/1 is not the benchmark's" in found["other-gsm8k"]["not_comparable"]
+
+
+def test_a_benchmarks_words_have_the_same_digest_whatever_else_was_read(places) -> None:
+    both, one = originals.read(places[1], {"mmlu", "gsm8k"}), originals.read(places[1], {"gsm8k"})
+    assert both.digest("gsm8k") == one.digest("gsm8k") != both.digest("mmlu")

@@ -61,6 +61,7 @@ class Asking:
     answers: Answers
     rendered: dict[str, list[dict]]
     precision: str | None = None  # of the weights as they are loaded, where that is known here
+    chat_only = False  # whether it takes messages and no ids, and puts them into a template of its own
 
     def ask_by(self, rules: Rules, answers: Answers) -> None:
         """Ask by these rules from now on, and keep answers there."""
