@@ -28,8 +28,8 @@ class Rules:
     them, which the original was asked with), `trained` (as in training), or `none`. letters: which token of a choice is
     looked at, the `natural` next ones or the `last_sub_token` of " A" after a prompt that ends in a space.
     max_prompt_tokens: of a longer prompt the last max_prompt_tokens - 1 are left, as the original does. prompts_sha256:
-    of the authors' words where `prompts` are the source's (Originals.digest). not_comparable: why a score may not be set
-    beside the paper's although protocol and items are these; None where it may.
+    of the authors' words where `prompts` are the source's (Originals.digest). not_comparable: why a score may not be
+    set beside the paper's although protocol and items are these; None where it may.
     """
 
     n: int

@@ -35,7 +35,9 @@ class _Served(TemplateLM):
     every question would fail.
     """
 
-    def __init__(self, policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase, room: int | None, chat_only: bool) -> None:
+    def __init__(
+        self, policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase, room: int | None, chat_only: bool
+    ) -> None:
         super().__init__()
         self.policy, self.tokenizer, self.chat_only, self._room = policy, tokenizer, chat_only, room or MAX_LENGTH
 
