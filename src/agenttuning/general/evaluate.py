@@ -20,7 +20,7 @@ from agenttuning.data.folders import alone_in
 from agenttuning.disk import needs_room
 from agenttuning.errors import UserError
 from agenttuning.general import documents as items
-from agenttuning.general import judged, originals
+from agenttuning.general import judged, mt_bench, originals
 from agenttuning.general.documents import Documents
 from agenttuning.general.engine import run
 from agenttuning.general.kept import Answers
@@ -66,6 +66,7 @@ def evaluate_general(
     practising = is_practice(recipe)
     if judge is not None and judged.TASK not in chosen:
         raise UserError("a judge is named and mt_bench is not asked; it would do nothing; leave --judge out")
+    mt_bench.ready(judge, mt_bench.read_rules())  # the judge comes last, after hours of answers
     loaded = {task: _items(task, (data or {}).get(task), practising, most) for task in chosen}
     words = _prompts(rules, chosen, prompts, practising)
     print(_announcement(rules, loaded, player, folder), flush=True)
@@ -156,8 +157,8 @@ def _asked(
     player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path
 ) -> dict:
     task, told, lm = documents.task, rules.tasks[documents.task], player.lm()
-    asked = [player.model, player.backend, str(lm.precision), repr(told), "messages" if lm.chat_only else "ids"]
-    answers = Answers(folder, "\0".join(asked))
+    by = "messages" if lm.chat_only else "ids"
+    answers = Answers(folder, "\0".join([player.model, player.backend, str(lm.precision), repr(told), by]))
     try:
         entry = run(lm, told, documents, words, folder / "docs", answers)
     finally:
@@ -173,7 +174,7 @@ def _asked(
         "task": task,
         "benchmark": task,
         "not_comparable": _why_not(documents, told, words, entry, lm),
-        "backend": {"name": player.backend, "label": player.says, "precision": lm.precision},
+        "backend": {"name": player.backend, "label": player.says, "precision": lm.precision, "asked_by": by},
         "prompts": {"source": words.source, "sha256": words.digest(task)} if told.prompts == "source" else None,
         "data": {
             "source": documents.source,

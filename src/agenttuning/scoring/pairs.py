@@ -48,11 +48,12 @@ def _pair(what: str, name: str, other: str, first: Result, second: Result) -> Pa
 def _asked(one: Result) -> list:
     """What decides, beside an item's id, what was asked: the items, prompts and judge as far as the file names them."""
     entry = one.entry
-    data, judge = entry.get("data") or {}, entry.get("judge") or {}
+    data, judge, backend = (entry.get(key) or {} for key in ("data", "judge", "backend"))
     return [
         entry.get("items_sha256"),
         data.get("sha256") or data.get("files"),
         entry.get("prompts"),
+        backend.get("asked_by"),
         judge.get("model"),
         judge.get("prompts"),
     ]
