@@ -269,11 +269,11 @@ def test_the_command_line_prints_what_the_file_holds(tmp_path, capsys) -> None:
     written = json.loads((tmp_path / "run/results/comparison.json").read_text())
     assert written == {"schema": comparison.SCHEMA, **printed} and written["size"] == "13b"
     assert cli.main([*words, "--results", str(tmp_path / "none")]) == 2
-    assert "this recipe starts from" not in capsys.readouterr().out
+    assert "it would add nothing" in capsys.readouterr().err
+    assert cli.main(words) == 0 and "this recipe starts from" not in capsys.readouterr().out
     assert cli.main([*words, "model_name_or_path=lmsys/vicuna-13b-v1.5"]) == 0
     shown = " ".join(capsys.readouterr().out.split())  # lines are broken
     assert "starts from lmsys/vicuna-13b-v1.5; the published base is llama-2-13b-chat" in shown
-    assert "it would add nothing" in capsys.readouterr().err
 
 
 def test_published_lines_of_a_task() -> None:
