@@ -54,12 +54,12 @@ def prepare(when: str, number: int) -> None:
         calls = []
 
         def dying(self, key, answer):
-            if key in self.kept:
+            if key in self:
                 return
             calls.append(1)
             if when == "torn" and len(calls) == number:
-                self._file.write(json.dumps({"key": key, "answer": answer}).encode()[:-3])
-                self._file.flush()
+                with self.path.open("ab") as file:
+                    file.write(json.dumps({"key": key, "answer": answer}).encode()[:-3])
                 die()
             add(self, key, answer)
             if when != "torn" and len(calls) == number:
@@ -78,7 +78,7 @@ def counted(count: Path) -> None:
     add = kept.Answers.add
 
     def counting(self, key, answer):
-        if key not in self.kept:
+        if key not in self:
             with count.open("a") as file:
                 file.write("1\n")
         add(self, key, answer)

@@ -24,12 +24,15 @@ def key_of(*parts: object) -> str:
 
 
 class Journal:
-    """A context manager. Raises UserError for a line that is no record, unless it is the last one, half written: that
-    one is cut off, and what it said is asked again.
+    """A context manager. durable: a record is on disk when `append` returns, whatever happens to the machine; else it
+    is with the system, which a kill of this process does not harm, and is synced when the journal is closed.
+
+    Raises UserError for a line that is no record, unless it is the last one, half written: that one is cut off, and
+    what it said is asked again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, durable: bool = True) -> None:
+        self.path, self.durable = path, durable
         path.parent.mkdir(parents=True, exist_ok=True)
         self._by_key: dict[str, list[dict]] = {}
         for record in self._whole():
@@ -41,6 +44,11 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        os.fsync(self._file.fileno())
         self._file.close()
 
     def of(self, key: str) -> list[dict]:
@@ -48,14 +56,15 @@ class Journal:
         return self._by_key.get(key, [])
 
     def append(self, record: dict) -> None:
-        """Write one record; it is on disk when this returns. Raises UserError, the file as before, where it cannot."""
+        """Write one record. Raises UserError, the file as before, where it cannot."""
         line, handle = (json.dumps(record) + "\n").encode("ascii"), self._file.fileno()
         end = os.fstat(handle).st_size
         try:
             left = line
             while left:
                 left = left[os.write(handle, left) :]
-            os.fsync(handle)
+            if self.durable:
+                os.fsync(handle)
         except BaseException as error:
             os.ftruncate(handle, end)  # half a line would spoil the next one
             if isinstance(error, OSError):
