@@ -185,6 +185,6 @@ def _general(main: Recipe, said: argparse.Namespace) -> Found:
         elif task == "mt_bench" and not getattr(said, "judge", None):
             why = "not scored, no judge: --judge URL"
         elif said.items is not None and said.items < told.n:
-            why = f"not scored, {said.items} items, and the benchmark has {told.n}"
+            why = f"not scored, {said.items:,} items, and the benchmark has {told.n:,}"
         whys[task] = why or (_too_large(main) if said.backend == "transformers" else "")
     return _found("eval-general", whys, bool(said.task), "--prompts AgentTuning ...' (docs/general.md)")
