@@ -89,7 +89,8 @@ def test_it_goes_on_where_it_was(runs, name) -> None:
 def test_what_is_said(runs) -> None:
     _, found, shown = runs
     assert "another process builds in" in shown  # the second of two waits
-    assert "answers.jsonl cannot be written (File too large)" in shown and "make room and type the same command" in shown
+    assert "answers.jsonl cannot be written (File too large)" in shown
+    assert "make room and type the same command" in shown
     assert 0 < found["full"][1] < ALL
     assert "stopped by SIGTERM; the same command goes on from here" in shown
     assert "Traceback" not in shown and "pretrained" not in shown  # lm-eval's warnings about a model that is loaded

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from agenttuning.data.folders import sync
@@ -57,37 +58,21 @@ class Journal:
 
     def append(self, record: dict) -> None:
         """Write one record. Raises UserError, the file as before, where it cannot."""
-        line, handle = (json.dumps(record) + "\n").encode("ascii"), self._file.fileno()
-        end = os.fstat(handle).st_size
         try:
-            left = line
-            while left:
-                left = left[os.write(handle, left) :]
-            if self.durable:
-                os.fsync(handle)
-        except BaseException as error:
-            os.ftruncate(handle, end)  # half a line would spoil the next one
-            if isinstance(error, OSError):
-                raise UserError(
-                    f"{self.path} cannot be written ({error.strerror or error}); what was just answered is lost, the "
-                    "rest is kept; make room and type the same command"
-                ) from error
-            raise
+            write_whole(self._file.fileno(), (json.dumps(record) + "\n").encode("ascii"), self.durable)
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror or error}); what was just answered is lost, the rest "
+                "is kept; make room and type the same command"
+            ) from error
         self._by_key.setdefault(record["key"], []).append(record)
 
     def _whole(self) -> list[dict]:
         if not self.path.exists():
             return []
-        with self.path.open("r+b") as file:
-            data = file.read()
-            zero = data.find(b"\0")  # after a power cut: a block that was never written, and all behind it
-            start = data.rfind(b"\n", 0, zero if zero >= 0 else max(len(data) - 1, 0)) + 1
-            if data and (zero >= 0 or _record(data[start:]) is None):
-                log.warning("%s: cut off %d bytes that the last run had not finished", self.path, len(data) - start)
-                file.truncate(start)
-                os.fsync(file.fileno())
-                data = data[:start]
-        lines = data.splitlines(keepends=True)
+        if lost := cut_torn(self.path, lambda line: _record(line) is not None):
+            log.warning("%s: cut off %d bytes that the last run had not finished", self.path, lost)
+        lines = self.path.read_bytes().splitlines(keepends=True)
         records = [_record(line) for line in lines]
         if None in records:
             raise UserError(
@@ -95,6 +80,36 @@ class Journal:
                 "file, or delete the line (it is then asked again)"
             )
         return records
+
+
+def write_whole(handle: int, lines: bytes, durable: bool = True) -> None:
+    """Append lines to an open file, all or none of them. Raises OSError, the file as before."""
+    end = os.fstat(handle).st_size
+    try:
+        while lines:
+            lines = lines[os.write(handle, lines) :]
+        if durable:
+            os.fsync(handle)
+    except BaseException:
+        os.ftruncate(handle, end)  # half a line would spoil the next one
+        raise
+
+
+def cut_torn(path: Path, is_record: Callable[[bytes], bool]) -> int:
+    """Cut off what a write that was not finished left at the end of a file of lines; how many bytes that were.
+
+    After a kill only the last line can be torn. After a power cut, any block of what the last write handed over may
+    hold zeros, which no record does: that write and so all lines from there on were not yet said to be on disk.
+    """
+    with path.open("r+b") as file:
+        data = file.read()
+        zero = data.find(b"\0")
+        start = data.rfind(b"\n", 0, zero if zero >= 0 else max(len(data) - 1, 0)) + 1
+        if not data or (zero < 0 and is_record(data[start:])):
+            return 0
+        file.truncate(start)
+        os.fsync(file.fileno())
+        return len(data) - start
 
 
 def _record(line: bytes) -> dict | None:

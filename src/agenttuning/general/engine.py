@@ -46,7 +46,7 @@ def run(lm: Asking, rules: Rules, documents: Documents, originals: Originals, fo
     _write_samples(folder / f"{task}.samples.jsonl", samples, lost, rules)
     rewards = _rewards(task, good, rules)
     cut = sum(any(lm.is_cut(*arguments[:2]) for arguments in sample["arguments"]) for sample in samples)
-    return {**entry(rewards, len(lost), rules, lost), "cut": cut}
+    return {**entry(rewards, len(lost), rules, lost), "cut": cut, **_more(task, good)}
 
 
 def entry(rewards: dict[str, float], lost: int, rules: Rules, why: dict[str, str] | None = None) -> dict[str, Any]:
@@ -197,12 +197,23 @@ def _shown_otherwise(asked: list[dict], begun: str, more: str) -> str | None:
     return next((one for one in shown if blanks(one[len(begun) :]) != blanks(more)), None)
 
 
+def _more(task: str, samples: list[dict]) -> dict[str, Any]:
+    """What a benchmark adds to its entry: how the programs of HumanEval ended, and what held them."""
+    if task != "humaneval":
+        return {}
+    from agenttuning.general import humaneval
+
+    return {"programs": humaneval.statuses(samples), "sandbox": humaneval.guards(samples)}
+
+
 def _told(sample: dict, rules: Rules) -> dict:
     if "choices" in sample["doc"]:
         return mmlu.told(sample, rules)
     if "answer" in sample["doc"]:
         return gsm8k.told(sample, rules)
-    return {"question": sample["doc"].get("prompt"), "wanted": sample["target"], "got": sample["filtered_resps"]}
+    from agenttuning.general import humaneval
+
+    return humaneval.told(sample, rules)
 
 
 def _write_samples(path: Path, samples: list[dict], lost: dict[str, str], rules: Rules) -> None:
