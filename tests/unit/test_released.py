@@ -107,7 +107,7 @@ def test_what_one_part_lacks_does_not_cost_the_other_its_turn(weights, checkout,
     words += ["--task", "gsm8k", "--task", "kg", "--data", f"gsm8k={tmp_path / 'none'}"]
     assert cli.main(["eval-released", RECIPE, *words]) == 2
     said = capsys.readouterr()
-    assert "general has no score yet" in said.out and "general: " in said.err
+    assert "general has no score yet" in said.out and "no score of general, for" in said.err
     assert (run / "eval/released/held-in/paper-text/scores.json").is_file()
 
 
