@@ -74,7 +74,8 @@ def evaluate_general(
         with alone_in(folder):  # a second process waits, and finds the answers of the first
             found, played = _all_asked(player, rules, loaded, words, judge, folder, _notes(recipe, player))
     of_benchmark = [name for name in played if found["tasks"][name]["not_comparable"] is None]
-    print(summary(found, played), *published_lines(recipe.name, of_benchmark), f"written: {folder}", flush=True, sep="\n")
+    lines = [summary(found, played), *published_lines(recipe.name, of_benchmark), f"written: {folder}"]
+    print(*lines, flush=True, sep="\n")
     if void := [name for name in played if found["tasks"][name]["void"] and found["tasks"][name]["lost"]]:
         raise UserError(
             f"no score of {', '.join(void)}: more than {rules.void_above:.0%} of the answers were lost to "

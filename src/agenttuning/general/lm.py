@@ -157,7 +157,7 @@ class Asking:
 
 
 def _progress(task: str, kind: str, total: int) -> Callable[[], None]:
-    """To be called at each answer; writes a line to stderr every EVERY_S seconds, so that a log shows that it goes on."""
+    """To be called at each answer; writes a line to stderr every EVERY_S seconds: a log shows that it goes on."""
     what = "likelihoods of letters" if kind == "loglikelihood" else "replies"
     done, said = 0, time.monotonic()
 
