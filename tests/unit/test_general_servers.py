@@ -11,6 +11,7 @@ import pytest
 from agenttuning.errors import UserError
 from agenttuning.general import servers
 from agenttuning.general.evaluate import evaluate_general
+from agenttuning.general.mt_bench import Judge
 from agenttuning.general.players import player
 from agenttuning.policies import openai
 from agenttuning.policies.openai import Patience
@@ -178,3 +179,15 @@ def fake(monkeypatch, served: Served) -> None:
     del sys.modules["lm_eval.models.vllm_causallms"]  # imported with these names now, and not known any more afterwards
     real = __import__("importlib.metadata", fromlist=["version"]).version
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.32.0" if name == "vllm" else real(name))
+
+
+def test_a_judge_that_cannot_be_asked_is_said_before_anything_is_answered(
+    recipe, folder, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    judge = Judge("http://127.0.0.1:9/v1", "gpt-4", "NO_SUCH_KEY")
+    with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
+        evaluate_general(
+            recipe, player(recipe, str(folder)), tasks=["gsm8k", "mt_bench"], judge=judge, out=tmp_path / "x"
+        )
+    assert not (tmp_path / "x").exists()

@@ -29,15 +29,17 @@ MAX_GEN_TOKS = 256  # lm-eval's own default where a task says nothing
 
 
 class _Served(TemplateLM):
-    """A model behind `policy`, its prompts made with `tokenizer`. chat: it has only /chat/completions.
+    """A model behind `policy`, its prompts made with `tokenizer`. chat_only: it has only /chat/completions.
 
     What stays unanswered is Lost (or LOST_CHOICE), which the engine counts and never scores. Raises UserError where
     every question would fail.
     """
 
-    def __init__(self, policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase, room: int | None, chat: bool) -> None:
+    def __init__(
+        self, policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase, room: int | None, chat_only: bool
+    ) -> None:
         super().__init__()
-        self.policy, self.tokenizer, self.chat, self._room = policy, tokenizer, chat, room or MAX_LENGTH
+        self.policy, self.tokenizer, self.chat_only, self._room = policy, tokenizer, chat_only, room or MAX_LENGTH
 
     def longest(self) -> int | None:
         return self._room
@@ -63,7 +65,7 @@ class _Served(TemplateLM):
         raise NotImplementedError("no task of ours asks for the likelihood of a whole text")
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **_: Any) -> list[tuple[float, bool]]:
-        if self.chat:
+        if self.chat_only:
             raise UserError(
                 f"{self.policy.base_url} has no /completions that takes token ids, so it cannot say how likely a "
                 "letter is; mmlu would be a guess; ask a server that has (vLLM), or leave mmlu out with --task"
@@ -93,7 +95,7 @@ class _Served(TemplateLM):
         if keywords.get("top_p") is not None or asked["temperature"] > 0:
             asked["top_p"] = float(keywords.get("top_p") or 1.0)
         try:
-            if self.chat:
+            if self.chat_only:
                 path, more = "/chat/completions", {"messages": self._messages(context)}
             else:
                 path, more = "/completions", {"prompt": self.tok_encode(context)[-(self._max_length - most) :]}
@@ -181,16 +183,16 @@ async def _probed(policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase) -> S
     async with policy:
         try:
             await policy.post("/completions", asked)
-            chat = False
+            chat_only = False
         except (UserError, GaveUp):
-            chat = True  # and if it is not that, the next question says what is wrong
+            chat_only = True  # and if it is not that, the next question says what is wrong
             hello = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
             try:
                 await policy.post("/chat/completions", {"model": policy.model, **hello})
             except GaveUp as error:
                 raise UserError(f"{error}; nothing could be asked; see to the server") from error
         room = await policy.context()
-    return ServerLM(policy, tokenizer, room, chat)
+    return ServerLM(policy, tokenizer, room, chat_only)
 
 
 def vllm_lm(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
