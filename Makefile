@@ -38,7 +38,7 @@
 ## make bench-train            one GPU: tokens/s, MFU and memory of Llama-2-7B beside stock TRL; ARGS=--tiny on a CPU
 ##
 ## make system-packages        Debian packages of sandbox and MariaDB (evaluation/system-packages.txt); root or sudo
-## make results              evaluation/RESULTS.md again; ARGS=recipes/agentlm-13b/sft.yaml takes that run's results in
+## make results                evaluation/RESULTS.md again; ARGS=recipes/agentlm-13b/sft.yaml takes that run's results in
 ## make doctor                 which environments would run here, what is missing, and the command that supplies it
 ## make test-packages          what tests want besides: a browser (tests/system-packages.txt)
 ## make test                   all tests; make lint: ruff; make clean: remove caches (not runs/, not .venv)

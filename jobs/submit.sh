@@ -43,7 +43,12 @@ for name in WANDB_API_KEY ${SECRETS:-}; do
     [ -z "${!name:-}" ] || secrets+=(--secrets "$name")
 done
 
-"$venv/bin/hf" buckets create --private --exist-ok "$BUCKET"
+said=$("$venv/bin/hf" buckets create --private --exist-ok "$BUCKET" 2>&1) || {
+    # of a traceback what it ends with
+    printf '%s\n' "$said" | { grep -v '^ \|^$\|^Traceback\|^The above\|^During handling' || true; } | tail -n 5 >&2
+    refuse "no job was started: the bucket $BUCKET could not be made or seen; check the network, \`hf auth login\` and its name"
+}
+printf '%s\n' "$said"
 # shellcheck disable=SC2016  # the single quotes are the container's shell to read
 "$venv/bin/hf" jobs run --detach --flavor "${FLAVOR:-h200x8}" --timeout "${hours}h" "${secrets[@]}" \
     --volume "$source:/source:ro" ${options[@]+"${options[@]}"} python:3.11 \

@@ -18,6 +18,11 @@ export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 list=$(mktemp)
 trap 'rm "$list"' EXIT
 "${VENV:-.venv}/bin/python" -m agenttuning.chain "$@" > "$list"  # all of it is checked before anything is queued
+command -v sbatch > /dev/null || {
+    echo 'slurm/submit.sh: there is no sbatch here, so nothing was queued; run it on a machine that submits to Slurm, or' >&2
+    echo 'type the commands above one after the other (slurm/README.md, "Without Slurm")' >&2
+    exit 2
+}
 mapfile -d '' -t steps < "$list"  # of each step the number of its words, then the words
 jobs=()
 while [ "${#steps[@]}" -gt 0 ]; do

@@ -112,10 +112,10 @@ def run(todo: dict[str, Callable[[], None]]) -> None:
         try:
             part()
         except UserError as error:
-            problems.append(f"{name}: {error}")
+            problems.append(name)
             print(f"{name} has no score yet: {error}", flush=True)
     if problems:
-        raise UserError("; ".join(problems))
+        raise UserError(f"no score of {' and '.join(problems)}, for what is said above")
 
 
 def under_label(who: Player, label: str) -> Player:

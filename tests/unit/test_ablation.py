@@ -152,7 +152,7 @@ def test_a_plan_starts_nothing_says_what_is_missing_and_names_unfiltered(capsys,
     out = capsys.readouterr().out
     assert "not run: no rows of agentinstruct-unfiltered" in out and "in all: 3 runs" in out
     assert "os: not scored, no items" in out and "mmlu: not scored, no prompts" in out and "humaneval: ready" in out
-    takes = r"judging takes \d+\.\d hours a run on 1 NVIDIA H200, .* for 3 runs, \$\d+ .*: humaneval$"
+    takes = r"judging takes [1-9]\d* minutes? a run on 1 NVIDIA H200, .* for 3 runs, \$\d+\.\d\d .*: humaneval$"
     assert re.search(takes, out, re.M)
     large = ["ablation", "recipes/agentlm-70b", "--run-dir", str(tmp_path / "x")]
     assert cli.main([*large, "--dry"]) == 0

@@ -93,9 +93,9 @@ def test_general_results_are_rows_of_their_own_each_protocol_and_backend(tmp_pat
         ratings = {"tiny-mt_bench": ([first, 6.0] * 4, rated)}
         paper_scores.write(tmp_path, side, "general/paper/server", "paper@1", ratings)
     lines = compare.compare(recipe(tmp_path, "agentlm-tiny/sft")).splitlines()
-    [paper] = [line for line in lines if line.startswith("tiny-mmlu (acc, paper@1, transformers)")]
+    [paper] = [line for line in lines if line.startswith("tiny-mmlu (accuracy, paper@1, transformers)")]
     assert "25.0 [" in paper and "75.0 [" in paper and "+50.0 [" in paper and paper.endswith("n=40")
-    [corrected] = [line for line in lines if line.startswith("tiny-mmlu (acc, corrected@1, vllm)")]
+    [corrected] = [line for line in lines if line.startswith("tiny-mmlu (accuracy, corrected@1, vllm)")]
     assert before_after.ABSENT in corrected and "50.0 [" in corrected
     [rating] = [line for line in lines if line.startswith("tiny-mt_bench (rating, paper@1, server)")]
     assert "5.0 [" in rating and "+0.5 [" in rating, "a rating is no share of 100"

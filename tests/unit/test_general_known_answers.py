@@ -244,6 +244,8 @@ def test_scores_stand_under_the_benchmarks_name_only_when_they_are_its_own(model
     assert set(found) == {"gsm8k", "part-gsm8k"}  # the whole one stays
     assert found["part-gsm8k"]["not_comparable"] == "2 items, and the benchmark has 5"
     assert found["part-gsm8k"]["data"]["n"] == found["part-gsm8k"]["n"] == 2
+    asked_now, _, before = capsys.readouterr().out.partition("scored by an earlier run:\n")
+    assert "part-gsm8k  " in asked_now and "\ngsm8k            1" not in asked_now and before.startswith("gsm8k  ")
     ask(lm, places, tmp_path, "corrected", "gsm8k")
     kept = json.loads((tmp_path / "scores.json").read_text())
     assert set(kept["tasks"]) == {"gsm8k"} and kept["protocol"] == "corrected@1"  # two protocols never share a file
@@ -262,6 +264,20 @@ def test_a_prompt_that_has_no_room_is_said(model, places, tmp_path) -> None:
     lm.longest = lambda: 800
     entry = ask(lm, places, tmp_path, "paper", "gsm8k")["gsm8k"]
     assert entry["cut"] == 5 and "5 prompts have no room" in entry["not_comparable"]
+
+
+def test_prompts_are_missed_before_items_are_downloaded(model, places, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(evaluate, "_items", lambda *_: pytest.fail("items were read, which may be a long download"))
+    with pytest.raises(UserError, match="git clone https://github.com/THUDM/AgentTuning"):
+        ask(rigged(model), places, tmp_path, "paper", "gsm8k", prompts=None)
+
+
+def test_a_log_says_how_far_it_is(model, places, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("agenttuning.general.lm.EVERY_S", 0.0)
+    ask(breaking(model, lambda _: False), places, tmp_path, "paper", "gsm8k")
+    ask(rigged(model, prefers=lambda text: "A"), places, tmp_path, "paper", "mmlu")
+    told = capsys.readouterr().err
+    assert "gsm8k: 1 of 5 replies" in told and "mmlu: 56 of 56 likelihoods of letters" in told
 
 
 def test_other_words_and_other_items_are_no_score_to_set_beside_the_papers(

@@ -20,7 +20,7 @@ from agenttuning.recipe.schema import REPOSITORY
 from helpers.completions_server import Served, completions_server
 from helpers.tiny_llama import save_tiny_llama
 
-QUICK = Patience(retries=1, wait=0.01, longest=0.05, connect=1.0, read=20.0)
+QUICK = Patience(retries=1, wait=0.01, longest=0.05, connect=1.0, read=60.0)
 
 
 @pytest.fixture(scope="module")

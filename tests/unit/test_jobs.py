@@ -23,6 +23,8 @@ from pathlib import Path
 hub, words = Path(os.environ["FAKE_HUB"]), sys.argv[1:]
 with (hub / "calls").open("a") as out:
     out.write(json.dumps(words) + "\\n")
+if words[0] == "buckets" and (hub / "down").exists():
+    raise ConnectionError("no such host")
 if words[:2] == ["jobs", "run"]:
     shutil.copy(words[words.index("--volume") + 1].split(":")[0] + "/commit.bundle", hub / "commit.bundle")
 if words[0] == "sync":
@@ -323,6 +325,14 @@ def test_defaults_are_eight_gpus_and_a_day(place):
 def test_refusals(place, words, environment, why):
     done = place.submit(*words, **environment)
     assert done.returncode == 2 and why in done.stderr and not place.calls()
+
+
+def test_without_the_hub_no_job_is_started_and_nobody_reads_a_traceback(place):
+    (place.hub / "down").touch()
+    done = place.submit(*WORDS)
+    assert done.returncode == 2 and not place.calls("jobs")
+    assert "ConnectionError: no such host" in done.stderr and "no job was started" in done.stderr
+    assert "Traceback" not in done.stderr and "File" not in done.stderr
 
 
 def test_changes_that_would_stay_behind_are_refused(place):

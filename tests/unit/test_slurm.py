@@ -80,6 +80,15 @@ def slurm(tmp_path):
     return Slurm(tmp_path, nodes=1, python=NOTE_VERB)
 
 
+def test_where_there_is_no_slurm_the_steps_are_listed_and_it_says_so(slurm, tmp_path):
+    (bare := tmp_path / "bare").mkdir()
+    for tool in ("bash", "dirname", "mktemp", "rm"):
+        (bare / tool).symlink_to(shutil.which(tool))
+    done = submit(slurm, *CHAIN, PATH=str(bare))
+    assert done.returncode == 2 and "no sbatch here, so nothing was queued" in done.stderr
+    assert "3. agenttuning compare" in done.stderr and "line" not in done.stderr
+
+
 def test_a_chain_is_queued_as_jobs_that_wait_for_each_other(slurm):
     options = {"SBATCH": "--nodes=2 --comment='my run'", "EVAL_SBATCH": "--partition=gpu", "CPU_SBATCH": "--qos=c"}
     done = submit(slurm, *CHAIN, **options)

@@ -10,7 +10,7 @@ from pathlib import Path
 from agenttuning import plan, run_record
 from agenttuning.ablation.variants import Variant, data_for
 from agenttuning.errors import UserError
-from agenttuning.plan.evaluation import jobs
+from agenttuning.plan.evaluation import jobs, span
 from agenttuning.recipe import Recipe
 from agenttuning.scoring.compare import table
 from agenttuning.training.checkpoints import sealed
@@ -81,10 +81,10 @@ def evaluation(main: Recipe, tasks: list[str], found: list[Cost]) -> str:
     if not each or any(job.hours is None for job in each):
         return "the table is of training alone; what judging takes is not reckoned"
     hours, gpu_hours = sum(job.hours for job in each), sum(job.hours * job.gpus for job in each)
-    price = "" if any(job.usd is None for job in each) else f", {_dollars(runs * sum(job.usd for job in each))}"
+    price = "" if any(job.usd is None for job in each) else f", ${runs * sum(job.usd for job in each):,.2f}"
     return (
-        f"the table is of training alone; judging takes {hours:.1f} hours a run on {each[0].gpus} {each[0].gpu_name}, "
-        f"{runs * gpu_hours:.1f} GPU-hours for {runs} runs{price} (reckoned, not measured): {', '.join(tasks)}"
+        f"the table is of training alone; judging takes {span(hours)} a run on {each[0].gpus} {each[0].gpu_name}, "
+        f"{span(runs * gpu_hours)} of a GPU for {runs} runs{price} (reckoned, not measured): {', '.join(tasks)}"
     )
 
 

@@ -180,11 +180,13 @@ def _general(main: Recipe, said: argparse.Namespace) -> Found:
             why = f"not scored, --data {task}={data[task]} does not exist"
         elif said.protocol != PAPER:
             why = f"not scored, {rules.label} is not the paper's protocol"
-        elif told.prompts == "source" and not (said.prompts and Path(said.prompts).is_dir()):
+        elif told.prompts == "source" and said.prompts and not Path(said.prompts).is_dir():
+            why = f"not scored, --prompts {said.prompts} is no folder here"
+        elif told.prompts == "source" and not said.prompts:
             why = "not scored, no prompts: --prompts AgentTuning, a checkout of THUDM/AgentTuning"
         elif task == "mt_bench" and not getattr(said, "judge", None):
             why = "not scored, no judge: --judge URL"
         elif said.items is not None and said.items < told.n:
-            why = f"not scored, {said.items} items, and the benchmark has {told.n}"
+            why = f"not scored, {said.items:,} items, and the benchmark has {told.n:,}"
         whys[task] = why or (_too_large(main) if said.backend == "transformers" else "")
     return _found("eval-general", whys, bool(said.task), "--prompts AgentTuning ...' (docs/general.md)")

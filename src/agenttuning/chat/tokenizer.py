@@ -55,8 +55,9 @@ def load_tokenizer(
         else:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), revision=revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        asked = "" if Path(path).exists() else " (no folder here, so the Hub was asked, if it could be reached)"
         raise UserError(
-            f"no tokenizer could be loaded from {path}: {first_line(error)}; "
+            f"no tokenizer could be loaded from {path}{asked}: {first_line(error)}; "
             "without it nothing can be encoded; give a folder with tokenizer.json or Llama's tokenizer.model, or a "
             "Hub id with tokenizer.json (gated models need `hf auth login`)"
         ) from error

@@ -66,16 +66,17 @@ def evaluate_general(
     practising = is_practice(recipe)
     if judge is not None and judged.TASK not in chosen:
         raise UserError("a judge is named and mt_bench is not asked; it would do nothing; leave --judge out")
+    words = _prompts(rules, chosen, prompts, practising)  # before any item: those may be a long download
     mt_bench.ready(judge, mt_bench.read_rules())  # the judge comes last, after hours of answers
     loaded = {task: _items(task, (data or {}).get(task), practising, most) for task in chosen}
-    words = _prompts(rules, chosen, prompts, practising)
     print(_announcement(rules, loaded, player, folder), flush=True)
     with needs_room(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder):  # a second process waits, and finds the answers of the first
             found, played = _all_asked(player, rules, loaded, words, judge, folder, _notes(recipe, player))
     of_benchmark = [name for name in played if found["tasks"][name]["not_comparable"] is None]
-    print(summary(found), *published_lines(recipe.name, of_benchmark), f"written: {folder}", flush=True, sep="\n")
+    lines = [summary(found, played), *published_lines(recipe.name, of_benchmark), f"written: {folder}"]
+    print(*lines, flush=True, sep="\n")
     if void := [name for name in played if found["tasks"][name]["void"] and found["tasks"][name]["lost"]]:
         raise UserError(
             f"no score of {', '.join(void)}: more than {rules.void_above:.0%} of the answers were lost to "
@@ -189,7 +190,7 @@ def _why_not(documents: Documents, rules: Rules, words: originals.Originals, ent
     if documents.practice:
         return "practice items of our own"
     if len(documents.test) != rules.n:
-        return f"{len(documents.test)} items, and the benchmark has {rules.n}"
+        return f"{len(documents.test):,} items, and the benchmark has {rules.n:,}"
     if name := documents.strange:
         return f"item {name} is not the benchmark's: other items, or in another order"
     if rules.prompts == "source" and words is originals.OWN:
@@ -253,10 +254,20 @@ def _announcement(
     return "\n".join(lines)
 
 
-def summary(found: dict) -> str:
-    """One line a task: score with interval, n, and why a score is none to set beside the paper's."""
+def summary(found: dict, played: Iterable[str] | None = None) -> str:
+    """One line a task: score with interval, n, and why a score is none to set beside the paper's. played: the tasks of
+    this run, default all; those that earlier runs left in the file come behind them, and say so.
+    """
+    tasks = found["tasks"]
+    now = list(tasks if played is None else played)
+    before = {name: entry for name, entry in tasks.items() if name not in now}
+    lines = _lines({name: tasks[name] for name in now})
+    return "\n".join([*lines, *(["scored by an earlier run:"] if before else []), *_lines(before)])
+
+
+def _lines(tasks: dict[str, dict]) -> list[str]:
     lines = []
-    for name, entry in found["tasks"].items():
+    for name, entry in tasks.items():
         if entry["void"] or entry["score"] is None:
             result = f"void: {entry['void']}"
         else:
@@ -267,4 +278,4 @@ def summary(found: dict) -> str:
         lines.append(f"{name:<16} {result:<22} n={entry['n']:<6} {statuses}")
         if entry["not_comparable"]:
             lines.append(f"{'':<16} not beside the paper's: {entry['not_comparable']}")
-    return "\n".join(lines)
+    return lines

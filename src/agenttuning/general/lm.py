@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from agenttuning.general.protocol import Rules
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+EVERY_S = 30.0  # between two lines of progress
 CPU_BATCH = 64  # prompts at a time on a CPU; on a GPU lm-eval finds the largest that fits
 
 
@@ -63,6 +65,7 @@ class Asking:
     answers: Answers
     rendered: dict[str, list[dict]]
     precision: str | None = None  # of the weights as they are loaded, where that is known here
+    draws_bars = True  # whether the class of lm-eval draws a bar of its progress on a terminal
     chat_only = False  # whether it takes messages and no ids, and puts them into a template of its own
 
     def ask_by(self, rules: Rules, answers: Answers) -> None:
@@ -130,17 +133,20 @@ class Asking:
         for place in left:
             places.setdefault(repr(requests[place].args), []).append(place)
         heard: Counter[str] = Counter()
+        bars = self.draws_bars and not disable_tqdm and sys.stderr.isatty()
+        tell = (lambda: None) if bars or not left else _progress(requests[0].task_name, kind, len(left))
 
         def keep(args: tuple, answer: Any) -> None:  # lm-eval tells of every answer as it comes
             question = repr(tuple(args))
             if question in places and heard[question] < len(places[question]) and not is_lost(answer):
                 kept.add(keys[places[question][heard[question]]], answer)
                 heard[question] += 1
+                tell()
 
         lost: dict[int, Any] = {}
         if left:
             self.cache_hook = _Hook(keep)
-            new = ask([requests[place] for place in left], disable_tqdm=disable_tqdm or not sys.stderr.isatty())
+            new = ask([requests[place] for place in left], disable_tqdm=not bars)
             answers = dict(zip(left, new, strict=True))
             for question, own in places.items():
                 good = [answers[place] for place in own if not is_lost(answers[place])]
@@ -149,6 +155,21 @@ class Asking:
                 bad = [answers[place] for place in own if is_lost(answers[place])]
                 lost |= dict(zip(own[len(own) - len(bad) :], bad, strict=True))
         return [lost[place] if place in lost else _as_given(kept[key]) for place, key in enumerate(keys)]
+
+
+def _progress(task: str, kind: str, total: int) -> Callable[[], None]:
+    """To be called at each answer; writes a line to stderr every EVERY_S seconds: a log shows that it goes on."""
+    what = "likelihoods of letters" if kind == "loglikelihood" else "replies"
+    done, said = 0, time.monotonic()
+
+    def tell() -> None:
+        nonlocal done, said
+        done += 1
+        if (now := time.monotonic()) - said >= EVERY_S:
+            said = now
+            print(f"{task.partition('_')[0]}: {done:,} of {total:,} {what}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 class _Hook:

@@ -142,6 +142,7 @@ class ServerLM(Asking, _Served):
     """_Served, asked by a protocol and with its answers kept."""
 
     backend_name = "server"
+    draws_bars = False
 
 
 def _echoed(answer: dict, length: int, scored: int) -> tuple[float, bool]:

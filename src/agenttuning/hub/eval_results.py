@@ -15,6 +15,7 @@ from agenttuning.hub import check
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.scoring import published
+from agenttuning.scoring.scores import metric_words
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -115,7 +116,7 @@ def model_index(results: Results, repository: str) -> list[EvalResult]:
             dataset_type=known.get(task, {}).get("dataset_id", task),
             dataset_name=facts[task]["title"],
             metric_type=score.entry["metric"],
-            metric_name=f"{score.entry['metric'].replace('_', ' ')}; {notes(score)}",
+            metric_name=f"{metric_words(score.entry['metric'])}; {notes(score)}",
             metric_value=round(score.entry["score"], 4),
             source_name="scores, item by item",
             source_url=source(repository, *scores),

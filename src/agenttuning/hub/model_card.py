@@ -12,6 +12,7 @@ from agenttuning.hub import licences
 from agenttuning.hub.card import describe
 from agenttuning.hub.results import Score, contamination
 from agenttuning.scoring import published
+from agenttuning.scoring.scores import metric_words
 
 if TYPE_CHECKING:
     from agenttuning.hub.results import Results
@@ -82,7 +83,7 @@ def _measured(score: Score | None) -> str:
 
 
 def _line(score: Score, base: Score | None) -> Line:
-    metric = score.entry["metric"].replace("_", " ")
+    metric = metric_words(score.entry["metric"])
     if judge := score.entry.get("judge"):
         metric += f" by {judge.get('model')}"
     why = score.entry.get("not_comparable")

@@ -94,9 +94,14 @@ class Job:
         """`about 1.2 hours on 1 NVIDIA H200, $6.10`, or that it is not known."""
         if self.hours is None:
             return "hours not known: the recipe names no machine, or its model is not in our table"
-        long = f"{60 * self.hours:.0f} minutes" if self.hours < 1 else f"{self.hours:.1f} hours"
         price = "" if self.usd is None else f", ${self.usd:,.2f}"
-        return f"about {long} on {self.gpus} {self.gpu_name}{price}"
+        return f"about {span(self.hours)} on {self.gpus} {self.gpu_name}{price}"
+
+
+def span(hours: float) -> str:
+    """A time in the unit that shows it: below an hour in minutes, of which there is one at least."""
+    minutes = max(1, round(60 * hours))
+    return f"{minutes} minute{'' if minutes == 1 else 's'}" if minutes < 60 else f"{hours:.1f} hours"
 
 
 def jobs(recipe: Recipe, side: str, tasks: Iterable[str]) -> list[Job]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -52,6 +53,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a client may hold its connection open for longer than the server lives
     request_queue_size = 256
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that hung up is no error of the server
+            super().handle_error(request, client_address)
 
 
 class _Answerer:

@@ -74,9 +74,10 @@ def _rows(task: str, place: str | Path | None) -> Iterable[object]:
         folder = Path(place)
         file = folder / f"{task}.jsonl" if folder.is_dir() else folder
         if not file.exists():
+            there = "holds" if folder.exists() else "does not exist, so it has"
             raise UserError(
-                f"{folder} holds neither {task}.jsonl nor a checkout of AgentBench; the prompt of {task} is in one of "
-                "them; give --prompts the folder of AgentInstruct's rows or of the checkout"
+                f"{folder} {there} neither {task}.jsonl nor a checkout of AgentBench; the prompt of {task} is in "
+                "one of them; give --prompts the folder of AgentInstruct's rows or of the checkout"
             )
         place = file
     wanted = (lambda split: True) if place is not None else (lambda split: split == task)

@@ -8,6 +8,7 @@ from agenttuning.scoring import intervals
 from agenttuning.scoring.compare import paired
 from agenttuning.scoring.errors import KINDS
 from agenttuning.scoring.published import GROUPS
+from agenttuning.scoring.scores import metric_words
 
 SIDES = ("base", "tuned")
 
@@ -53,7 +54,7 @@ def _task_row(found: dict[str, dict], name: str) -> Row:
     known = next(entry for entry in entries if entry)
     base, tuned = map(_value, entries)
     found = paired(*entries)
-    return Row(name, known["group"], known["metric"].replace("_", " "), base, tuned, Value(*found) if found else None)
+    return Row(name, known["group"], metric_words(known["metric"]), base, tuned, Value(*found) if found else None)
 
 
 def _value(entry: dict | None) -> Value | str | None:

@@ -19,6 +19,7 @@ class Score:
     rules: str
     n: str
     score: str
+    span: str  # the ends of its interval, or ""
     why_not: str  # why it is not the benchmark's, or ""
 
 
@@ -36,11 +37,10 @@ def find(run_dir: Path) -> list[Score]:
 def _score(name: str, label: str, content: dict, entry: dict) -> Score:
     digits = 2 if entry.get("metric") == "rating" else 1
     if entry.get("void") or entry.get("score") is None:
-        told = f"void: {entry.get('void')}"
+        told, span = f"void: {entry.get('void')}", ""
     else:
         ends = entry.get("interval")
-        span = f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if ends else ""
-        told = f"{entry['score']:.{digits}f}{span}"
+        told, span = f"{entry['score']:.{digits}f}", f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}" if ends else ""
     backend = (entry.get("backend") or {}).get("name")
     rules = ", ".join(map(str, filter(None, (content.get("protocol"), backend))))
-    return Score(name, label, rules, f"{entry['n']:,}", told, str(entry.get("not_comparable") or ""))
+    return Score(name, label, rules, f"{entry['n']:,}", told, span, str(entry.get("not_comparable") or ""))

@@ -38,7 +38,7 @@ def text(name: str, found: dict[str, dict], results: list[Result]) -> str:
     for task in tasks:
         sides = [found.get(side, {}).get("tasks", {}).get(task) for side in SIDES]
         metric = next(entry["metric"] for entry in sides if entry)
-        rows.append([f"{task} ({metric.replace('_', ' ')})", *map(measured, sides), _difference(*sides)])
+        rows.append([f"{task} ({scores.metric_words(metric)})", *map(measured, sides), _difference(*sides)])
     for group, title in published.GROUPS.items():
         averages = [found.get(side, {}).get("groups", {}).get(group) for side in SIDES]
         if any(average and average["tasks"] for average in averages):
@@ -61,7 +61,7 @@ def _further(results: list[Result]) -> list[list[str]]:
     for (name, protocol, backend), entries in by_row.items():
         sides = [entries.get(side) for side in SIDES]
         metric = next(entry["metric"] for entry in sides if entry)
-        what = ", ".join(part for part in (metric.replace("_", " "), protocol, backend) if part)
+        what = ", ".join(part for part in (scores.metric_words(metric), protocol, backend) if part)
         rows.append([f"{name} ({what})", *map(measured, sides), _difference(*sides)])
     return rows
 

@@ -24,6 +24,12 @@ from agenttuning.scoring import errors, intervals
 
 SCHEMA = 1
 FILE = "scores.json"
+METRICS = {"acc": "accuracy", "pass_at_1": "pass@1"}  # names of lm-eval's that are no words
+
+
+def metric_words(metric: str) -> str:
+    """A metric's name for a reader."""
+    return METRICS.get(metric, metric.replace("_", " "))
 
 
 def score_records(records: list[dict], protocol: Protocol, notes: dict | None = None) -> dict:

@@ -91,10 +91,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=rules.n, help="practice questions, %(default)s")
     parser.add_argument("--seed", type=int, default=rules.seed, help="that draws them, %(default)s")
     asked = parser.parse_args()
-    with scripted_judge(practice(asked.items, asked.seed), port=asked.port) as url:
-        print(f"{url}, model {MODEL}; Ctrl-C ends it", flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+    try:
+        with scripted_judge(practice(asked.items, asked.seed), port=asked.port) as url:
+            print(f"{url}, model {MODEL}; Ctrl-C ends it", flush=True)
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+    except (OSError, OverflowError, ValueError) as error:
+        parser.error(f"nobody can be judged: {error}; give another --port or --items")
 
 
 if __name__ == "__main__":
