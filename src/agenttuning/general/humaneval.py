@@ -24,6 +24,7 @@ from agenttuning.errors import UserError
 from agenttuning.general.humaneval_replies import program
 from agenttuning.miniature.general import samples as miniature_samples
 from agenttuning.recipe.schema import REPOSITORY
+from agenttuning.sandbox import Verdict
 from agenttuning.sandbox_dialogue import Program, TestError, run_programs
 
 NAME = "humaneval"
@@ -184,7 +185,7 @@ def chat_programs(resps: list[list[str]], docs: list[dict]) -> list[list[str]]:
 
 
 def run(resps: list[list[str]], docs: list[dict]) -> list[list[dict[str, str]]]:
-    """lm-eval's filter: {"program", "status", "detail"} of each program, run in the sandbox; equal ones run once.
+    """lm-eval's filter: {"program", "status", "detail", "guards"} of each program, run in the sandbox; equal ones run once.
 
     As many at a time as this process has cores. Raises SandboxError when the sandbox failed, UserError for a test that
     says nothing about any answer.
@@ -199,8 +200,12 @@ def run(resps: list[list[str]], docs: list[dict]) -> list[list[dict[str, str]]]:
         verdicts = dict(zip(once, run_programs(once, _cores()), strict=True))
     except TestError as error:
         raise UserError(f"{error}; all answers would pass or fail; repair the item in the data file") from error
-    told = iter({"program": j.code, "status": verdicts[j].status, "detail": verdicts[j].detail} for j in jobs)
+    told = iter({"program": job.code, **_told(verdicts[job])} for job in jobs)
     return [[next(told) for _ in codes] for codes in resps]
+
+
+def _told(verdict: Verdict) -> dict[str, str]:
+    return {"status": verdict.status, "detail": verdict.detail, "guards": verdict.guards}
 
 
 def _cores() -> int:
@@ -226,3 +231,8 @@ def rewards(samples: list[dict], rules: Any) -> dict[str, float]:
 def statuses(samples: list[dict]) -> dict[str, int]:
     """How many of all programs ended in which way (`sandbox_dialogue.run_programs`), from lm-eval's logged samples."""
     return dict(Counter(one["status"] for sample in samples for judged in sample["filtered_resps"] for one in judged))
+
+
+def guards(samples: list[dict]) -> str:
+    """What held the programs (`sandbox.Verdict.guards`); where they were held differently, each way once."""
+    return ", ".join(sorted({one["guards"] for sample in samples for judged in sample["filtered_resps"] for one in judged}))
