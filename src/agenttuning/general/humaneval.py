@@ -185,10 +185,10 @@ def chat_programs(resps: list[list[str]], docs: list[dict]) -> list[list[str]]:
 
 
 def run(resps: list[list[str]], docs: list[dict]) -> list[list[dict[str, str]]]:
-    """lm-eval's filter: {"program", "status", "detail", "guards"} of each program, run in the sandbox; equal ones run once.
+    """lm-eval's filter: {"program", "status", "detail", "guards"} of each program, run in the sandbox.
 
-    As many at a time as this process has cores. Raises SandboxError when the sandbox failed, UserError for a test that
-    says nothing about any answer.
+    Equal ones run once, as many at a time as this process has cores. Raises SandboxError when the sandbox failed,
+    UserError for a test that says nothing about any answer.
     """
     jobs = [
         Program(code, doc["prompt"], doc["test"], doc["entry_point"])
@@ -235,4 +235,5 @@ def statuses(samples: list[dict]) -> dict[str, int]:
 
 def guards(samples: list[dict]) -> str:
     """What held the programs (`sandbox.Verdict.guards`); where they were held differently, each way once."""
-    return ", ".join(sorted({one["guards"] for sample in samples for judged in sample["filtered_resps"] for one in judged}))
+    every = (one for sample in samples for judged in sample["filtered_resps"] for one in judged)
+    return ", ".join(sorted({one["guards"] for one in every}))

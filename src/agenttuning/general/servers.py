@@ -100,8 +100,8 @@ class _Served(TemplateLM):
         most = int(keywords.get("max_gen_toks", MAX_GEN_TOKS))
         if not self.chat and most >= self._max_length:
             raise UserError(
-                f"{self.policy.base_url} has room for {self._max_length} tokens (max_model_len) and a reply of this task "
-                f"may have {most}; nothing of a question would be left; start it with room for both (vLLM: "
+                f"{self.policy.base_url} has room for {self._max_length} tokens (max_model_len) and a reply of this "
+                f"task may have {most}; nothing of a question would be left; start it with room for both (vLLM: "
                 "--max-model-len), or leave the task out with --task"
             )
         asked = {"max_tokens": most, "stop": until[:4], "temperature": float(keywords.get("temperature") or 0.0)}

@@ -74,8 +74,8 @@ class Judge:
 class Verdicts:
     """ratings[question, turn]: one for each judging, None where there is none. why: of each None, counted: `unparsed`
     (no reply had a rating), `failed` (no reply), `too_long` (for the judge). counts: replies, unparseable, several,
-    quoted (verdicts.Verdict). this_time: what the client counted, of the replies that were not there already. served: the names that the server gave the judge. days: on
-    which it replied.
+    quoted (verdicts.Verdict). this_time: what the client counted, of the replies that were not there already. served:
+    the names that the server gave the judge. days: on which it replied.
     """
 
     judgings: int
