@@ -40,6 +40,7 @@
 ## make system-packages        Debian packages of sandbox and MariaDB (evaluation/system-packages.txt); root or sudo
 ## make results              evaluation/RESULTS.md again; ARGS=recipes/agentlm-13b/sft.yaml takes that run's results in
 ## make doctor                 which environments would run here, what is missing, and the command that supplies it
+## make test-packages          what tests want besides: a browser (tests/system-packages.txt)
 ## make test                   all tests; make lint: ruff; make clean: remove caches (not runs/, not .venv)
 ##
 ## ARGS='learning_rate=1e-5 --data agentinstruct=rows.jsonl' passes overrides and local data to any VERB-NAME.
@@ -55,7 +56,7 @@ export PYTHONPATH := src
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart base-tiny collect-miniature collect-tiny ablation-tiny export-tools bench-train results system-packages doctor test lint clean FORCE
+.PHONY: help quickstart base-tiny collect-miniature collect-tiny ablation-tiny export-tools bench-train results system-packages test-packages doctor test lint clean FORCE
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -115,9 +116,11 @@ quickstart: $(READY) ; $(RUN) quickstart recipes/agentlm-tiny $(ARGS)
 
 # --no-install-recommends: of MariaDB only the server is wanted, which nobody starts for the whole machine.
 SUDO = $(shell test "$$(id -u)" = 0 || echo sudo)
-system-packages:
+system-packages: PACKAGES = evaluation/system-packages.txt
+test-packages: PACKAGES = tests/system-packages.txt
+system-packages test-packages:
 	$(SUDO) apt-get update -qq
-	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends $$(sed 's/\#.*//' evaluation/system-packages.txt)
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends $$(sed 's/\#.*//' $(PACKAGES))
 
 test: $(READY) ; $(VENV)/bin/python -m pytest $(ARGS)
 lint: $(READY) ; $(VENV)/bin/python -m ruff check .

@@ -6,16 +6,17 @@ import os
 
 import pytest
 
-# Words of the reasons for which a test is skipped where `make system-packages` was not run.
-SYSTEM_PACKAGES = ("MariaDB's server", "bubblewrap", "make system-packages")
+# Words of the reasons for which a test is skipped where `make system-packages test-packages` was not run.
+SYSTEM_PACKAGES = ("MariaDB's server", "bubblewrap", "make system-packages", "make test-packages")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """In CI what `make system-packages` supplies is there, so a test that skips for want of it has failed."""
+    """In CI all that apt supplies is there, so a test that skips for want of it has failed."""
     report = yield
     if report.skipped and os.environ.get("CI") and any(name in str(report.longrepr) for name in SYSTEM_PACKAGES):
         report.outcome = "failed"
         *_, reason = report.longrepr
-        report.longrepr = f"{item.nodeid} may not skip in CI, where `make system-packages` must have run: {reason}"
+        must = "may not skip in CI, where `make system-packages test-packages` must have run"
+        report.longrepr = f"{item.nodeid} {must}: {reason}"
     return report

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from agenttuning.data.folders import alone_in
+from agenttuning.data.journal import Journal
 from agenttuning.errors import UserError
 from agenttuning.general import mt_bench
 from agenttuning.general.mt_bench import answering, working
 from agenttuning.general.mt_bench.answering import FILE as ANSWERS
-from agenttuning.general.mt_bench.journal import Journal
 from agenttuning.general.mt_bench.judging import FILE as VERDICTS
 from agenttuning.policies import ContextLimit
 from helpers import killed_mt_bench

@@ -3,9 +3,9 @@ number]}. Each case is `agenttuning eval-general` into FOLDER/name in a process 
 which take longer than the runs; then the same command is typed again. Prints as its last line {name: [first exit
 status, lines that were kept, second exit status, answers that were asked then]}, -9 for a process that was killed.
 
-when: `answer`, dying after the answer `number` was kept; `torn`, in the middle of its line; `documents` and `scores`,
-before the file `number` of that kind is put in its place; `full`, on a disk that takes `number` bytes a file; `term`,
-told to stop after the answer `number`; `never`. `together` are two at once, of which the second waits.
+when: `answer`, dying after the answer `number` was kept; `torn`, in the middle of its line; `documents`, before the
+file `number` is put in its place; `full`, on a disk that takes `number` bytes a file; `term`, told to stop after the
+answer `number`; `never`. `together` are two at once, of which the second waits.
 """
 
 import json
@@ -22,9 +22,9 @@ import lm_eval.models.huggingface  # noqa: F401
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
-import agenttuning.policies.transformers_policy  # noqa: F401
 from agenttuning import cli
-from agenttuning.general import evaluate, gsm8k, kept, task_files
+from agenttuning.general import gsm8k, kept, task_files
+from agenttuning.policies import transformers_policy
 from agenttuning.recipe.schema import REPOSITORY
 
 RECIPE = REPOSITORY / "recipes/agentlm-tiny/sft.yaml"
@@ -54,12 +54,12 @@ def prepare(when: str, number: int) -> None:
         calls = []
 
         def dying(self, key, answer):
-            if key in self.kept:
+            if key in self:
                 return
             calls.append(1)
             if when == "torn" and len(calls) == number:
-                self._file.write(json.dumps({"key": key, "answer": answer}).encode()[:-3])
-                self._file.flush()
+                with self.path.open("ab") as file:
+                    file.write(json.dumps({"key": key, "answer": answer}).encode()[:-3])
                 die()
             add(self, key, answer)
             if when != "torn" and len(calls) == number:
@@ -68,8 +68,6 @@ def prepare(when: str, number: int) -> None:
         kept.Answers.add = dying
     elif when == "documents":
         before(task_files.Path, "replace", number)
-    elif when == "scores":
-        before(evaluate.scores, "write", number)
     elif when == "full":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
@@ -80,7 +78,7 @@ def counted(count: Path) -> None:
     add = kept.Answers.add
 
     def counting(self, key, answer):
-        if key not in self.kept:
+        if key not in self:
             with count.open("a") as file:
                 file.write("1\n")
         add(self, key, answer)
@@ -122,6 +120,7 @@ def short_replies() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     short_replies()
+    transformers_policy.load(sys.argv[1], max_new_tokens=1)  # imports what forked processes shall find
     model, root, cases = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     found = {}
     for name, (when, number) in cases.items():

@@ -12,8 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
+from agenttuning.data import journal
 from agenttuning.general import mt_bench
-from agenttuning.general.mt_bench import journal
 from helpers.judge_server import QUICK, RULES, players
 
 QUESTIONS, JUDGINGS = mt_bench.practice(8, 0), 2

@@ -191,15 +191,9 @@ def test_an_integer_is_read_back(number, form) -> None:
     assert numbers.meant(form.format(number)) == number
 
 
-@pytest.mark.parametrize(
-    ("piece", "length"),
-    [
-        ("1", 10**6), ("1,", 10**5), ("1,000", 10**5), (",000", 10**5), ("-1 ", 10**5), ("1 1/", 10**5), ("$", 10**5),
-        ("- ", 10**5), (".", 10**5), ("1.", 10**5), ("1e", 10**5), (" ", 10**5), ("1/", 10**5),
-    ],
-)  # fmt: skip
-def test_a_long_answer_takes_a_moment(piece, length) -> None:
-    text = piece * (length // len(piece))
+@pytest.mark.parametrize("piece", ["1", "1,", "1,000", ",000", "-1 ", "1 1/", "$", "- ", ".", "1.", "1e", " ", "1/"])
+def test_a_long_answer_takes_a_moment(piece) -> None:
+    text = piece * ((10**6 if piece == "1" else 30_000) // len(piece))
     begin = time.perf_counter()
     for one in (text, f"{text}-1", f"{text}/7"):
         numbers.original(one), numbers.meant(one)

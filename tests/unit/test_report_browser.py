@@ -21,7 +21,7 @@ from helpers.finished_run import finished_run
 from helpers.paper_run import paper_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome in PATH")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium and no google-chrome here: make test-packages")
 WIDTHS = (360, 1280)
 INNER = re.compile("index|tuned-(paper-text-db|paper-vllm-gsm8k|paper-vllm-mt-bench|shop|files)-?1?[.]html")
 # Frames of the widths that are tested, so that style rules see them; a browser's own window may be wider than asked.

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from agenttuning.data.folders import sync
+from agenttuning.data.journal import cut_torn, write_whole
 from agenttuning.episodes import status
 from agenttuning.errors import UserError
 
@@ -48,7 +49,8 @@ class EpisodeStore:
             if rules is not None:
                 _put_aside(self.folder, rules)
             self.path = self.folder / FILE
-            self.torn = _cut_torn_line(self.path)
+            there = self.path.exists()
+            self.torn = cut_torn(self.path, lambda line: _record(line) is not None) if there else 0
             if self.torn:
                 log.warning("%s: cut off %d bytes of a record that the last run had not finished", self.path, self.torn)
             self._latest = {key_of(record): record for record in read(self.path)}
@@ -115,7 +117,7 @@ class EpisodeStore:
             futures.append(future)
         try:
             if lines:
-                _write(self._file.fileno(), b"".join(lines))
+                write_whole(self._file.fileno(), b"".join(lines))
         except BaseException as error:
             for future in futures:
                 future.set_exception(error)
@@ -123,18 +125,6 @@ class EpisodeStore:
         self._latest |= fresh
         for future in futures:
             future.set_result(None)
-
-
-def _write(handle: int, lines: bytes) -> None:
-    end = os.fstat(handle).st_size
-    try:
-        while lines:
-            lines = lines[os.write(handle, lines) :]
-        os.fsync(handle)
-    except BaseException:
-        # A full disk must not leave half a line for the next record to be glued to.
-        os.ftruncate(handle, end)
-        raise
 
 
 def read(path: str | Path) -> list[dict]:
@@ -162,24 +152,6 @@ def _record(line: bytes) -> dict | None:
         return None
     whole = isinstance(record, dict) and all(name in record for name in (*KEY, "status", "reward"))
     return record if whole and line.endswith(b"\n") else None
-
-
-def _cut_torn_line(path: Path) -> int:
-    # After a kill only the last line can be torn. After a power cut, any block of what the last write handed over may
-    # hold zeros, which no record does: that write and so all lines from there on were not yet said to be on disk.
-    if not path.exists():
-        return 0
-    with path.open("r+b") as file:
-        data = file.read()
-        if not data:
-            return 0
-        zero = data.find(b"\0")
-        start = data.rfind(b"\n", 0, zero if zero >= 0 else len(data) - 1) + 1
-        if zero < 0 and _record(data[start:]) is not None:
-            return 0
-        file.truncate(start)
-        os.fsync(file.fileno())
-        return len(data) - start
 
 
 def _put_aside(folder: Path, rules: str) -> None:

@@ -34,9 +34,9 @@ def run(
     name: str | None = None,
 ) -> dict:
     """The benchmark's entry for scores.json, as far as items and answers decide it (score, interval, n, lost,
-    statuses, rewards, and `cut`: the items for whose whole prompt the model has no room; of humaneval also `sandbox`:
-    what held the programs). `folder` gets the documents, the task files, and what was asked, answered and wanted
-    (NAME.samples.jsonl; name: the entry's in scores.json, by default the task's).
+    statuses, rewards, and `cut`: the items for whose whole prompt the model has no room; of humaneval
+    also `programs` and `sandbox`: how they ended and what held them). `folder` gets the documents, the task files, and
+    what was asked, answered and wanted (NAME.samples.jsonl; name: the entry's in scores.json, by default the task's).
 
     Raises UserError where lm-eval is missing, where the sandbox does not work, and where a prompt is not the one of
     training although the rules say so.
@@ -55,7 +55,7 @@ def run(
     _write_samples(folder / f"{name or task}.samples.jsonl", samples, lost, rules)
     rewards = _rewards(task, good, rules)
     cut = sum(any(lm.is_cut(*arguments[:2]) for arguments in sample["arguments"]) for sample in samples)
-    return {**entry(rewards, len(lost), rules, lost), "cut": cut, **_held(task, good)}
+    return {**entry(rewards, len(lost), rules, lost), "cut": cut, **_more(task, good)}
 
 
 def entry(rewards: dict[str, float], lost: int, rules: Rules, why: dict[str, str] | None = None) -> dict[str, Any]:
@@ -98,14 +98,6 @@ def _rewards(task: str, samples: list[dict], rules: Rules) -> dict[str, float]:
 
         return humaneval.rewards(samples, rules)
     return {sample["doc"]["id"]: float(sample[rules.metric]) for sample in samples}
-
-
-def _held(task: str, samples: list[dict]) -> dict[str, str]:
-    if task != "humaneval":
-        return {}
-    from agenttuning.general import humaneval
-
-    return {"sandbox": humaneval.guards(samples)}
 
 
 def _evaluated(lm: Asking, rules: Rules, names: list[str], folder: Path) -> list[dict]:
@@ -214,12 +206,23 @@ def _shown_otherwise(asked: list[dict], begun: str, more: str) -> str | None:
     return next((one for one in shown if blanks(one[len(begun) :]) != blanks(more)), None)
 
 
+def _more(task: str, samples: list[dict]) -> dict[str, Any]:
+    """What a benchmark adds to its entry: how the programs of HumanEval ended, and what held them."""
+    if task != "humaneval":
+        return {}
+    from agenttuning.general import humaneval
+
+    return {"programs": humaneval.statuses(samples), "sandbox": humaneval.guards(samples)}
+
+
 def _told(sample: dict, rules: Rules) -> dict:
     if "choices" in sample["doc"]:
         return mmlu.told(sample, rules)
     if "answer" in sample["doc"]:
         return gsm8k.told(sample, rules)
-    return {"question": sample["doc"].get("prompt"), "wanted": sample["target"], "got": sample["filtered_resps"]}
+    from agenttuning.general import humaneval
+
+    return humaneval.told(sample, rules)
 
 
 def _write_samples(path: Path, samples: list[dict], lost: dict[str, str], rules: Rules) -> None:

@@ -13,6 +13,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from agenttuning.errors import UserError
 from agenttuning.general.humaneval_replies import program
 from agenttuning.miniature.general import samples as miniature_samples
 from agenttuning.recipe.schema import REPOSITORY
-from agenttuning.sandbox import Verdict
 from agenttuning.sandbox_dialogue import Program, TestError, run_programs
 
 NAME = "humaneval"
@@ -185,10 +185,11 @@ def chat_programs(resps: list[list[str]], docs: list[dict]) -> list[list[str]]:
 
 
 def run(resps: list[list[str]], docs: list[dict]) -> list[list[dict[str, str]]]:
-    """lm-eval's filter: {"program", "status", "detail", "guards"} of each program, run in the sandbox.
+    """lm-eval's filter: the program and its verdict (sandbox.Verdict) of each reply, run in the sandbox; equal ones
+    run once.
 
-    Equal ones run once, as many at a time as this process has cores. Raises SandboxError when the sandbox failed,
-    UserError for a test that says nothing about any answer.
+    As many at a time as this process has cores. Raises SandboxError when the sandbox failed, UserError for a test that
+    says nothing about any answer.
     """
     jobs = [
         Program(code, doc["prompt"], doc["test"], doc["entry_point"])
@@ -200,12 +201,8 @@ def run(resps: list[list[str]], docs: list[dict]) -> list[list[dict[str, str]]]:
         verdicts = dict(zip(once, run_programs(once, _cores()), strict=True))
     except TestError as error:
         raise UserError(f"{error}; all answers would pass or fail; repair the item in the data file") from error
-    told = iter({"program": job.code, **_told(verdicts[job])} for job in jobs)
+    told = iter({"program": j.code, **asdict(verdicts[j])} for j in jobs)
     return [[next(told) for _ in codes] for codes in resps]
-
-
-def _told(verdict: Verdict) -> dict[str, str]:
-    return {"status": verdict.status, "detail": verdict.detail, "guards": verdict.guards}
 
 
 def _cores() -> int:
@@ -234,6 +231,24 @@ def statuses(samples: list[dict]) -> dict[str, int]:
 
 
 def guards(samples: list[dict]) -> str:
-    """What held the programs (`sandbox.Verdict.guards`); where they were held differently, each way once."""
-    every = (one for sample in samples for judged in sample["filtered_resps"] for one in judged)
-    return ", ".join(sorted({one["guards"] for one in every}))
+    """What held the programs, in the words of sandbox.Verdict.guards."""
+    held = (one["guards"] for sample in samples for judged in sample["filtered_resps"] for one in judged)
+    return ", ".join(sorted(set(held)))
+
+
+def told(sample: dict, rules: Any) -> dict[str, Any]:
+    """What a reader of one item wants to see: a reference, the reply, and the program that was run of it and how it
+    ended; of several samples the first, and how many of them passed.
+    """
+    doc, [judged] = sample["doc"], sample["filtered_resps"]
+    first = judged[0]
+    ended = f"{first['status']} {first['detail']}".strip()
+    passed = {"passed": f"{sum(one['status'] == 'passed' for one in judged)} of {len(judged)}"} if judged[1:] else {}
+    return {
+        "question": doc["prompt"],
+        "wanted": doc["canonical_solution"],
+        "got": sample["resps"][0][0],
+        "extracted": first["program"],
+        "ended": ended,
+        **passed,
+    }

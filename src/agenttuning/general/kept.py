@@ -8,36 +8,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from agenttuning.errors import UserError
+from agenttuning.data.journal import Journal
 
 FILE = "answers.jsonl"
 
 
 class Answers:
-    """An append-only file of (key, answer) lines in `folder`; a last line that was torn off is left out.
-
-    `identity`: what decides an answer besides the question (weights, tokenizer, backend, rules); it is part of the key.
-    Raises UserError for a damaged line elsewhere.
+    """The answers of a folder by key. `identity`: what decides an answer besides the question (weights, tokenizer,
+    backend, rules); it is part of the key. `reused`: how many were not asked again. Raises UserError as Journal does.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
-        self.path, self.identity = folder / FILE, identity
-        self.kept: dict[str, Any] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        raw = self.path.read_bytes() if self.path.exists() else b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                entry = json.loads(line)
-                self.kept[entry["key"]] = entry["answer"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{self.path}, line {number}, is damaged; answers would be lost or mixed up; repair or delete the "
-                    "file: what it held is asked again"
-                ) from error
-        self._file = self.path.open("ab")
-        self._file.truncate(len(whole))
-        self.reused = 0
+        self.path, self.identity, self.reused = folder / FILE, identity, 0
+        # an answer is dear, but not as dear as syncing each of MMLU's 56,168
+        self._journal = Journal(self.path, durable=False)
 
     def keys(self, kind: str, questions: list[tuple]) -> list[str]:
         """A key a question; the same question again (another sample of it) has another key."""
@@ -49,12 +33,17 @@ class Answers:
             seen[text] += 1
         return keys
 
+    def __contains__(self, key: str) -> bool:
+        return bool(self._journal.of(key))
+
+    def __getitem__(self, key: str) -> Any:
+        return self._journal.of(key)[-1]["answer"]
+
     def add(self, key: str, answer: Any) -> None:
-        """Keep one answer. Raises OSError where it cannot be written."""
-        if key not in self.kept:
-            self.kept[key] = answer
-            self._file.write(json.dumps({"key": key, "answer": answer}).encode() + b"\n")
-            self._file.flush()
+        """Keep one answer; the first of a key stays. Raises UserError where it cannot be written."""
+        if key not in self:
+            self._journal.append({"key": key, "answer": answer})
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file."""
+        self._journal.close()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agenttuning.chat import format_of
+from agenttuning.errors import UserError
 from agenttuning.general.kept import Answers
 from agenttuning.general.protocol import Rules
 
@@ -111,31 +113,45 @@ class Asking:
         return self._kept("loglikelihood", requests, super().loglikelihood, disable_tqdm)
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-        """lm-eval's: a reply to each (context, generation keywords)."""
+        """lm-eval's: a reply to each (context, generation keywords). Raises UserError where a reply as long as the task
+        lets it be leaves no room for a prompt.
+        """
+        longest = self.longest()
+        for most in {request.args[1].get("max_gen_toks") or 0 for request in requests}:
+            if longest is not None and most >= longest:
+                raise UserError(
+                    f"{requests[0].task_name} lets a reply have {most:,} tokens, and the model has room for "
+                    f"{longest:,} with its prompt; nothing could be asked; leave the task out with --task"
+                )
         return self._kept("generate_until", requests, super().generate_until, disable_tqdm)
 
     def _kept(self, kind: str, requests: list, ask: Callable[..., list], disable_tqdm: bool) -> list:
-        keys = self.answers.keys(kind, [request.args for request in requests])
-        left = [place for place, key in enumerate(keys) if key not in self.answers.kept]
-        self.answers.reused += len(requests) - len(left)
-        found = dict.fromkeys(range(len(requests)))
-        if left:
-            # lm-eval tells of every answer as it comes; the same question asked for several samples waits for the end
-            places = {}
-            for place in left:
-                places.setdefault(repr(requests[place].args), []).append(place)
-            self.cache_hook = _Hook(lambda args, answer: self._heard(places.get(repr(tuple(args)), []), keys, answer))
-            new = ask([requests[place] for place in left], disable_tqdm=disable_tqdm or not sys.stderr.isatty())
-            for place, answer in zip(left, new, strict=True):
-                found[place] = answer
-                if not is_lost(answer):
-                    self.answers.add(keys[place], answer)
-        kept = self.answers.kept
-        return [found[place] if found[place] is not None else _as_given(kept[key]) for place, key in enumerate(keys)]
+        keys, kept = self.answers.keys(kind, [request.args for request in requests]), self.answers
+        left = [place for place, key in enumerate(keys) if key not in kept]
+        kept.reused += len(requests) - len(left)
+        places: dict[str, list[int]] = {}  # of a question; it is asked several times where several samples are drawn
+        for place in left:
+            places.setdefault(repr(requests[place].args), []).append(place)
+        heard: Counter[str] = Counter()
 
-    def _heard(self, places: list[int], keys: list[str], answer: Any) -> None:
-        if len(places) == 1 and not is_lost(answer):
-            self.answers.add(keys[places[0]], answer)
+        def keep(args: tuple, answer: Any) -> None:  # lm-eval tells of every answer as it comes
+            question = repr(tuple(args))
+            if question in places and heard[question] < len(places[question]) and not is_lost(answer):
+                kept.add(keys[places[question][heard[question]]], answer)
+                heard[question] += 1
+
+        lost: dict[int, Any] = {}
+        if left:
+            self.cache_hook = _Hook(keep)
+            new = ask([requests[place] for place in left], disable_tqdm=disable_tqdm or not sys.stderr.isatty())
+            answers = dict(zip(left, new, strict=True))
+            for question, own in places.items():
+                good = [answers[place] for place in own if not is_lost(answers[place])]
+                for answer in good[heard[question] :]:  # of a class of lm-eval that does not tell
+                    keep(requests[own[0]].args, answer)
+                bad = [answers[place] for place in own if is_lost(answers[place])]
+                lost |= dict(zip(own[len(own) - len(bad) :], bad, strict=True))
+        return [lost[place] if place in lost else _as_given(kept[key]) for place, key in enumerate(keys)]
 
 
 class _Hook:

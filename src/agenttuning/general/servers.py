@@ -98,12 +98,6 @@ class _Served(TemplateLM):
     async def _generated(self, context: str, keywords: dict) -> str:
         until = handle_stop_sequences(keywords.get("until"), eos=self.tokenizer.eos_token)
         most = int(keywords.get("max_gen_toks", MAX_GEN_TOKS))
-        if not self.chat and most >= self._max_length:
-            raise UserError(
-                f"{self.policy.base_url} has room for {self._max_length} tokens (max_model_len) and a reply of this "
-                f"task may have {most}; nothing of a question would be left; start it with room for both (vLLM: "
-                "--max-model-len), or leave the task out with --task"
-            )
         asked = {"max_tokens": most, "stop": until[:4], "temperature": float(keywords.get("temperature") or 0.0)}
         if keywords.get("top_p") is not None or asked["temperature"] > 0:
             asked["top_p"] = float(keywords.get("top_p") or 1.0)

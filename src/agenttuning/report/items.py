@@ -17,8 +17,10 @@ from agenttuning.report.episodes_page import short, turns
 
 SAMPLES = ".samples.jsonl"
 STATES = ("lost", "not won", "won", "rated")  # in the order of the pages: what went wrong is read first
-ASKED = ("question", "prompt", "choices", "wanted", "got", "extracted")  # keys of a sample, in the order they are shown
-NAMES = {"got": "reply", "wanted": "wanted answer", "extracted": "read as"}
+# keys of a sample, in the order they are shown
+ASKED = ("question", "prompt", "choices", "wanted", "got", "extracted", "ended", "passed")
+NAMES = {"got": "reply", "wanted": "wanted answer", "extracted": "read as", "ended": "its program ended as"}
+NAMES |= {"passed": "samples that passed"}
 RATINGS = ("score", "rating")
 
 

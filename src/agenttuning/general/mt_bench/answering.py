@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from agenttuning.data.journal import Journal, key_of
 from agenttuning.episodes.status import AGENT_ERROR, COMPLETED, CONTEXT_LIMIT
-from agenttuning.general.mt_bench.journal import Journal, key_of
 from agenttuning.general.mt_bench.questions import Question, Questions
 from agenttuning.general.mt_bench.rules import Rules
 from agenttuning.general.mt_bench.working import Worker, work_through

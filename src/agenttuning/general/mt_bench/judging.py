@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from agenttuning.data.journal import Journal, key_of
 from agenttuning.errors import UserError
 from agenttuning.general.mt_bench import prompts
 from agenttuning.general.mt_bench.answering import TURNS
-from agenttuning.general.mt_bench.journal import Journal, key_of
 from agenttuning.general.mt_bench.questions import Question, Questions
 from agenttuning.general.mt_bench.rules import Rules
 from agenttuning.general.mt_bench.verdicts import Verdict, read_verdict
