@@ -101,6 +101,13 @@ def test_general_results_are_rows_of_their_own_each_protocol_and_backend(tmp_pat
     assert "5.0 [" in rating and "+0.5 [" in rating, "a rating is no share of 100"
 
 
+def test_the_same_ids_of_other_items_are_no_pair(tmp_path) -> None:
+    for side, digest in (("base", "a"), ("tuned", "b")):
+        scored = {"gsm8k": (won(3, 9), {"data": {"sha256": digest}})}
+        paper_scores.write(tmp_path, side, "general/stock/transformers", "stock@1", scored)
+    assert "no item asked of both alike" in compare.compare(recipe(tmp_path, "agentlm-tiny/sft"))
+
+
 def test_sides_of_different_protocols_are_refused(tmp_path) -> None:
     found = write_side(tmp_path, "base", mute)
     scores.write({**found, "protocol": "miniature@2"}, tmp_path / "eval" / "tuned")

@@ -219,7 +219,16 @@ def test_models_that_ran_the_same_items_are_tested_in_pairs(tmp_path) -> None:
     assert pairs["tuned: vllm - transformers", "gsm8k"].difference == pytest.approx(100 * 30 / 1319)
 
 
-@pytest.mark.parametrize("change", [{"items_sha256": "b"}, {"prompts": {"digests": ["b"]}}, {"judge": {"model": "b"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"items_sha256": "b"},
+        {"data": {"sha256": "b"}},
+        {"prompts": {"digests": ["b"]}},
+        {"judge": {"model": "b"}},
+        {"backend": {"asked_by": "b"}},
+    ],
+)
 def test_results_over_other_items_prompts_or_judges_are_no_pair(tmp_path, change) -> None:
     same = {key: ("a" if isinstance(value, str) else dict.fromkeys(value, ["a"])) for key, value in change.items()}
     write(tmp_path, "base", *PAPER_TEXT, {"alfworld": (won(10, 50), same)})
@@ -261,6 +270,10 @@ def test_the_command_line_prints_what_the_file_holds(tmp_path, capsys) -> None:
     assert written == {"schema": comparison.SCHEMA, **printed} and written["size"] == "13b"
     assert cli.main([*words, "--results", str(tmp_path / "none")]) == 2
     assert "it would add nothing" in capsys.readouterr().err
+    assert cli.main(words) == 0 and "this recipe starts from" not in capsys.readouterr().out
+    assert cli.main([*words, "model_name_or_path=lmsys/vicuna-13b-v1.5"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())  # lines are broken
+    assert "starts from lmsys/vicuna-13b-v1.5; the published base is llama-2-13b-chat" in shown
 
 
 def test_published_lines_of_a_task() -> None:

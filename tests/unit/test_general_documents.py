@@ -276,3 +276,20 @@ def test_the_hub_is_read_at_a_commit_that_is_kept(monkeypatch, tmp_path) -> None
         UserError, match=r"has the rows .*; gsm8k could not be asked; give your copy: --data gsm8k=FOLDER"
     ):
         load("gsm8k", None)
+
+
+@pytest.mark.parametrize("change", [("number 1", "number one"), ("10", "20"), (" ", "  ")])
+def test_items_that_are_not_the_benchmarks_are_known_by_a_few(tmp_path, monkeypatch, change) -> None:
+    """Blanks, quotes and case are those of a copy; words and numbers are another question."""
+    rows = {"gsm8k": [{"id": "test/0", "question": "Of  number 1: \u2019How\u2019?", "answer": "9 + 1 = 10\n#### 10"}]}
+    known = {"test/0": documents._said("gsm8k", rows["gsm8k"][0])}
+    (tmp_path / "sources.yaml").write_text(json.dumps({"gsm8k": {"known": known}}))
+    monkeypatch.setattr(documents, "FOLDER", tmp_path)
+    made = {key: value.replace(*change) for key, value in rows["gsm8k"][0].items()}
+    assert documents.Documents("gsm8k", [made], "x").strange == (None if change[0] == " " else "test/0")
+    assert documents.Documents("gsm8k", [{**made, "id": "test/1"}], "x").strange == "test/0"  # it is not there at all
+
+
+def test_every_benchmark_has_known_items() -> None:
+    for task, facts in documents.read_mapping(documents.FOLDER / "sources.yaml").items():
+        assert len(facts["known"]) == 2 and task in documents.SAID

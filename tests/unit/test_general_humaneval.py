@@ -293,7 +293,7 @@ def test_a_sampled_score_is_the_share_of_right_samples(tmp_path) -> None:
     assert rewards == {"Ours/0": 0.25, "Ours/1": 0.25}
     assert [len(sample["resps"][0]) for sample in samples] == [20, 20] and len(model.asked) == 40
     assert model.asked[0][1] | {"until": []} == {
-        "do_sample": True, "temperature": 0.2, "top_p": 0.95, "max_gen_toks": 1024, "until": [],
+        "do_sample": True, "temperature": 0.2, "top_p": 0.95, "top_k": 0, "max_gen_toks": 1024, "until": [],
     }  # fmt: skip
 
 

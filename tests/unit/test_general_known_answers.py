@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from transformers import GenerationConfig
 
 from agenttuning import recipe
 from agenttuning.chat import load_tokenizer
 from agenttuning.errors import UserError
-from agenttuning.general import evaluate
+from agenttuning.general import evaluate, originals
+from agenttuning.general.documents import Documents
+from agenttuning.general.kept import Answers
 from agenttuning.general.lm import LOST_CHOICE, Asking, Lost, transformers_lm
 from agenttuning.general.players import Player
 from agenttuning.recipe.schema import REPOSITORY
@@ -44,15 +48,16 @@ def places(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def whole(monkeypatch):
-    """The benchmarks are as large as our items."""
-    find = evaluate.find
+def whole(monkeypatch, places):
+    """The benchmarks are our items, asked in our checkout's words."""
+    find, words = evaluate.find, originals.read(places[1], set(ITEMS))
 
-    def small(name):
-        found = find(name)
-        return replace(found, tasks={task: replace(found.tasks[task], n=n) for task, n in ITEMS.items()})
+    def rules(name, task):
+        own = find(name).tasks[task]
+        return replace(own, n=ITEMS[task], prompts_sha256=words.digest(task) if own.prompts == "source" else None)
 
-    monkeypatch.setattr(evaluate, "find", small)
+    monkeypatch.setattr(evaluate, "find", lambda name: replace(find(name), tasks={t: rules(name, t) for t in ITEMS}))
+    monkeypatch.setattr(Documents, "strange", None)
 
 
 def ask(made, places, out, protocol, task, **options):
@@ -257,3 +262,51 @@ def test_a_prompt_that_has_no_room_is_said(model, places, tmp_path) -> None:
     lm.longest = lambda: 800
     entry = ask(lm, places, tmp_path, "paper", "gsm8k")["gsm8k"]
     assert entry["cut"] == 5 and "5 prompts have no room" in entry["not_comparable"]
+
+
+def test_other_words_and_other_items_are_no_score_to_set_beside_the_papers(
+    model, places, tmp_path, monkeypatch
+) -> None:
+    lm = breaking(model, lambda _: False)
+    script = write_checkout(tmp_path / "checkout") / "eval_general" / "eval_gsm8k_tgi.py"
+    script.write_text(script.read_text().replace("step by step", "quickly"))
+    entry = ask(lm, (places[0], tmp_path / "checkout"), tmp_path / "a", "paper", "gsm8k")["gsm8k"]
+    assert entry["not_comparable"].startswith("asked in other words than the authors' script")
+    assert entry["prompts"]["sha256"] != ask(lm, places, tmp_path / "b", "paper", "gsm8k")["gsm8k"]["prompts"]["sha256"]
+    monkeypatch.setattr(Documents, "strange", "test/1")
+    found = ask(lm, places, tmp_path / "c", "paper", "gsm8k")
+    assert (
+        list(found) == ["other-gsm8k"]
+        and "item test/1 is not the benchmark's" in found["other-gsm8k"]["not_comparable"]
+    )
+
+
+def test_a_benchmarks_words_have_the_same_digest_whatever_else_was_read(places) -> None:
+    both, one = originals.read(places[1], {"mmlu", "gsm8k"}), originals.read(places[1], {"gsm8k"})
+    assert both.digest("gsm8k") == one.digest("gsm8k") != both.digest("mmlu")
+
+
+@pytest.mark.parametrize(("chat_only", "why"), [(False, None), (True, "asked by messages")])
+def test_a_server_with_a_template_of_its_own_asks_no_prompt_of_the_papers(model, places, chat_only, why) -> None:
+    rules, words = evaluate.find("paper").tasks["gsm8k"], originals.read(places[1], {"gsm8k"})
+    lm = SimpleNamespace(tokenizer=model[1], chat_only=chat_only)
+    found = evaluate._why_not(Documents("gsm8k", [{}] * 5, "x"), rules, words, {"cut": 0}, lm)
+    assert found is None if why is None else found.startswith(why)
+
+
+def test_a_models_own_penalty_counts_in_lm_evals_own_tasks_alone(model, tmp_path) -> None:
+    """generation_config.json of some models holds one, which transformers applies to greedy decoding, too."""
+    loaded, tokenizer = model
+    theirs, loaded.generation_config = (
+        loaded.generation_config,
+        GenerationConfig(repetition_penalty=50.0, eos_token_id=2),
+    )
+    answers = Answers(tmp_path, "x")
+    try:
+        lm = transformers_lm(loaded, tokenizer)
+        for protocol, penalty in (("paper", None), ("stock", 50.0)):
+            lm.ask_by(evaluate.find(protocol).tasks["gsm8k"], answers)
+            assert (loaded.generation_config.repetition_penalty, loaded.generation_config.eos_token_id) == (penalty, 2)
+    finally:
+        loaded.generation_config = theirs
+        answers.close()

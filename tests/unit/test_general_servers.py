@@ -11,6 +11,7 @@ import pytest
 from agenttuning.errors import UserError
 from agenttuning.general import gsm8k, servers
 from agenttuning.general.evaluate import evaluate_general
+from agenttuning.general.mt_bench import Judge
 from agenttuning.general.players import player
 from agenttuning.policies import GaveUp, openai
 from agenttuning.policies.openai import Patience
@@ -165,6 +166,20 @@ def test_rubbish_between_good_answers_is_lost_and_nothing_else(recipe, loaded, t
     assert sum("echo" in body for _, body in served.asked[before:]) == 1
 
 
+def test_a_server_that_forgets_the_model_in_the_middle_ends_the_run_and_what_it_answered_is_kept(
+    recipe, loaded, tmp_path
+) -> None:
+    served = Served(*loaded, room=2048)
+    with completions_server(served) as url:
+        served.fail = lambda path, number: 404 if number > 9 else None
+        with pytest.raises(UserError, match="every turn would be answered so"):
+            asked(recipe, tmp_path, url, "x", tasks=["mmlu"])
+        assert not (tmp_path / "x" / "scores.json").exists()
+        served.fail, before = lambda path, number: None, len(served.asked)
+        assert asked(recipe, tmp_path, url, "x", tasks=["mmlu"])["tiny-mmlu"]["n"] == 6
+    assert 0 < sum("echo" in body for _, body in served.asked[before:]) < 24
+
+
 def test_the_room_of_a_server_decides_what_is_asked(recipe, loaded, tmp_path) -> None:
     """Prompts are cut to the room less the token that must be asked for, and told; the answers are no other room's."""
     served = Served(*loaded, room=100)
@@ -234,3 +249,15 @@ def fake(monkeypatch, served: Served) -> None:
     del sys.modules["lm_eval.models.vllm_causallms"]  # imported with these names now, and not known any more afterwards
     real = __import__("importlib.metadata", fromlist=["version"]).version
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.32.0" if name == "vllm" else real(name))
+
+
+def test_a_judge_that_cannot_be_asked_is_said_before_anything_is_answered(
+    recipe, folder, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    judge = Judge("http://127.0.0.1:9/v1", "gpt-4", "NO_SUCH_KEY")
+    with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
+        evaluate_general(
+            recipe, player(recipe, str(folder)), tasks=["gsm8k", "mt_bench"], judge=judge, out=tmp_path / "x"
+        )
+    assert not (tmp_path / "x").exists()

@@ -14,7 +14,7 @@ from agenttuning import recipe
 from agenttuning.errors import UserError
 from agenttuning.policies.expert import expert
 from agenttuning.recipe.schema import REPOSITORY
-from agenttuning.report import curves, figures, page, read, report, table
+from agenttuning.report import curves, figures, headlines, page, read, report, table
 from agenttuning.scoring import scores
 from helpers.finished_run import finished_run, judged
 
@@ -283,3 +283,7 @@ def test_a_run_with_other_scores_alone_has_a_page_of_them(tmp_path) -> None:
         assert "agenttuning eval-general recipes/modern" in shown and "agenttuning eval recipes" not in shown
         assert "62.5 (47.0 to 75.8)" in shown and "void: all lost" in shown and "a miniature" not in shown.lower()
     assert "&lt;b>part" in markdown and "&lt;b&gt;part" in text and "What went wrong" not in parsed.text
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    assert (headlines.number("os", -0.04, "+"), headlines.number("mt_bench", -0.006, "+")) == ("+0.0", "\u22120.01")

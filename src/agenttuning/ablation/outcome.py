@@ -16,6 +16,7 @@ from agenttuning.ablation.variants import MIXED, Variant, agent_sources
 from agenttuning.recipe import Recipe
 from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.scoring import comparison, intervals, published, scores
+from agenttuning.scoring.results import what_was_asked
 
 SCHEMA = "agenttuning-ablation/1"
 BASE = "nothing (base)"
@@ -95,7 +96,7 @@ def difference(one: Scored, other: Scored, group: str) -> Number | None:
 
 def _paired(one: dict, other: dict) -> tuple[float, float, float] | None:
     rewards, before = one.get("rewards") or {}, other.get("rewards") or {}
-    if not rewards or rewards.keys() != before.keys():
+    if not rewards or rewards.keys() != before.keys() or what_was_asked(one) != what_was_asked(other):
         return None
     items, strict = sorted(rewards), one["metric"] == "success_rate"
     ours, theirs = ([float(v >= 1.0) if strict else v for v in map(part.get, items)] for part in (rewards, before))

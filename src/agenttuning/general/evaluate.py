@@ -20,7 +20,7 @@ from agenttuning.data.folders import alone_in
 from agenttuning.disk import needs_room
 from agenttuning.errors import UserError
 from agenttuning.general import documents as items
-from agenttuning.general import judged, originals
+from agenttuning.general import judged, mt_bench, originals
 from agenttuning.general.documents import Documents
 from agenttuning.general.engine import run
 from agenttuning.general.kept import Answers
@@ -66,6 +66,7 @@ def evaluate_general(
     practising = is_practice(recipe)
     if judge is not None and judged.TASK not in chosen:
         raise UserError("a judge is named and mt_bench is not asked; it would do nothing; leave --judge out")
+    mt_bench.ready(judge, mt_bench.read_rules())  # the judge comes last, after hours of answers
     loaded = {task: _items(task, (data or {}).get(task), practising, most) for task in chosen}
     words = _prompts(rules, chosen, prompts, practising)
     print(_announcement(rules, loaded, player, folder), flush=True)
@@ -157,7 +158,9 @@ def _asked(
     player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path, name: str
 ) -> dict:
     task, told, lm = documents.task, rules.tasks[documents.task], player.lm()
-    answers = Answers(folder, "\0".join([player.model, player.backend, str(lm.precision), lm.form(), repr(told)]))
+    by = "messages" if lm.chat_only else "ids"
+    identity = [player.model, player.backend, str(lm.precision), repr(told), by, lm.form()]
+    answers = Answers(folder, "\0".join(identity))
     try:
         entry = run(lm, told, documents, words, folder / "docs", answers, name)
     finally:
@@ -173,8 +176,8 @@ def _asked(
         "task": task,
         "benchmark": task,
         "not_comparable": _why_not(documents, told, words, entry, lm),
-        "backend": {"name": player.backend, "label": player.says, "precision": lm.precision},
-        "prompts": {"source": words.source, "sha256": words.digest} if told.prompts == "source" else None,
+        "backend": {"name": player.backend, "label": player.says, "precision": lm.precision, "asked_by": by},
+        "prompts": {"source": words.source, "sha256": words.digest(task)} if told.prompts == "source" else None,
         "data": {
             "source": documents.source,
             "revision": documents.revision,
@@ -189,10 +192,16 @@ def _why_not(documents: Documents, rules: Rules, words: originals.Originals, ent
         return "practice items of our own"
     if len(documents.test) != rules.n:
         return f"{len(documents.test)} items, and the benchmark has {rules.n}"
+    if name := documents.strange:
+        return f"item {name} is not the benchmark's: other items, or in another order"
     if rules.prompts == "source" and words is originals.OWN:
         return "asked in words of our own"
+    if rules.prompts == "source" and words.digest(documents.task) != rules.prompts_sha256:
+        return "asked in other words than the authors' script has at commit e33a45d"
     if rules.chat == "fschat" and format_of(lm.tokenizer) != "llama2":
         return "asked in the model's own chat template, the paper's models in Llama-2's"
+    if rules.chat == "fschat" and lm.chat_only:
+        return "asked by messages, which the server puts in a template of its own; the paper's models in fschat's text"
     if entry["cut"]:
         return f"{entry['cut']} prompts have no room in the model and lost their beginning"
     return rules.not_comparable
@@ -201,7 +210,9 @@ def _why_not(documents: Documents, rules: Rules, words: originals.Originals, ent
 def _name(documents: Documents, rules: Rules) -> str:
     if documents.practice:
         return f"tiny-{documents.task}"
-    return documents.task if len(documents.test) == rules.n else f"part-{documents.task}"
+    if len(documents.test) != rules.n:
+        return f"part-{documents.task}"
+    return f"other-{documents.task}" if documents.strange else documents.task
 
 
 def _published(entry: dict, name: str, folder: Path, rules: GeneralProtocol, model: str, notes: dict) -> dict:

@@ -63,6 +63,7 @@ class Asking:
     answers: Answers
     rendered: dict[str, list[dict]]
     precision: str | None = None  # of the weights as they are loaded, where that is known here
+    chat_only = False  # whether it takes messages and no ids, and puts them into a template of its own
 
     def ask_by(self, rules: Rules, answers: Answers) -> None:
         """Ask by these rules from now on, and keep answers there."""
@@ -177,8 +178,11 @@ def quiet() -> None:
 
 
 def transformers_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str | None = None):
-    """lm-eval's HFLM on a loaded model, asked as above."""
+    """lm-eval's HFLM on a loaded model, asked as above. Of the model's generation_config.json only the tokens count: a
+    repetition penalty (Qwen's) would decide greedy answers, too. lm-eval's own tasks take all of it, as lm-eval does.
+    """
     from lm_eval.models.huggingface import HFLM
+    from transformers import GenerationConfig
 
     class TransformersLM(Asking, HFLM):
         backend_name = "transformers"
@@ -187,6 +191,14 @@ def transformers_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         def longest(self) -> int | None:
             return model.config.max_position_embeddings
 
+        def ask_by(self, rules: Rules, answers: Answers) -> None:
+            super().ask_by(rules, answers)
+            model.generation_config = theirs if rules.chat == "none" else bare
+
+    theirs = model.generation_config
+    bare = GenerationConfig(
+        **{name: getattr(theirs, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    )
     quiet()
     chosen = batch_size or ("auto" if model.device.type == "cuda" else CPU_BATCH)
     # a softmax in the precision of the weights would round the likelihoods that choices are compared by

@@ -27,8 +27,9 @@ class Rules:
     n: items of the whole benchmark. chat: how messages become a prompt, `fschat` (the text that fschat 0.2.31 made of
     them, which the original was asked with), `trained` (as in training), or `none`. letters: which token of a choice is
     looked at, the `natural` next ones or the `last_sub_token` of " A" after a prompt that ends in a space.
-    max_prompt_tokens: of a longer prompt the last max_prompt_tokens - 1 are left, as the original does. not_comparable:
-    why a score may not be set beside the paper's although protocol and items are these; None where it may.
+    max_prompt_tokens: of a longer prompt the last max_prompt_tokens - 1 are left, as the original does. prompts_sha256:
+    of the authors' words where `prompts` are the source's (Originals.digest). not_comparable: why a score may not be
+    set beside the paper's although protocol and items are these; None where it may.
     """
 
     n: int
@@ -39,6 +40,7 @@ class Rules:
     letters: str = one_of("natural", "last_sub_token", default="natural")
     max_prompt_tokens: int | None = None
     prompts: str = one_of("source", "own", default="own")
+    prompts_sha256: str | None = None
     not_comparable: str | None = None
 
 
@@ -79,6 +81,11 @@ def find(name: str, folder: Path = FOLDER) -> GeneralProtocol:
             raise UserError(
                 f"{path}: tasks.{task} cannot be asked: it must be one of {', '.join(BENCHMARKS)}, have items, and "
                 f"name a task file in {TASK_FILES}"
+            )
+        if (rules.prompts == "source") != (rules.prompts_sha256 is not None):
+            raise UserError(
+                f"{path}: tasks.{task}: prompts_sha256 goes with `prompts: source`: with other words the score would "
+                "pass for the paper's"
             )
     if top.version < 1 or not 0 <= top.void_above <= 1 or top.name != name:
         raise UserError(f"{path}: name must be the file's, version at least 1, void_above a share in [0, 1]")

@@ -32,15 +32,17 @@ LEAST = 1e-3  # above 0, and a logarithm of a probability is no rounding any mor
 
 
 class _Served(TemplateLM):
-    """A model behind `policy`, its prompts made with `tokenizer`. chat: it has only /chat/completions.
+    """A model behind `policy`, its prompts made with `tokenizer`. chat_only: it has only /chat/completions.
 
     What stays unanswered is Lost (or LOST_CHOICE), which the engine counts and never scores. Raises UserError where
     every question would fail.
     """
 
-    def __init__(self, policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase, room: int | None, chat: bool) -> None:
+    def __init__(
+        self, policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase, room: int | None, chat_only: bool
+    ) -> None:
         super().__init__()
-        self.policy, self.tokenizer, self.chat, self._room = policy, tokenizer, chat, room or MAX_LENGTH
+        self.policy, self.tokenizer, self.chat_only, self._room = policy, tokenizer, chat_only, room or MAX_LENGTH
         self._echoes = False  # whether it has echoed a prompt well
 
     def longest(self) -> int | None:
@@ -67,7 +69,7 @@ class _Served(TemplateLM):
         raise NotImplementedError("no task of ours asks for the likelihood of a whole text")
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **_: Any) -> list[tuple[float, bool]]:
-        if self.chat:
+        if self.chat_only:
             raise UserError(
                 f"{self.policy.base_url} has no /completions that takes token ids, so it cannot say how likely a "
                 "letter is; mmlu would be a guess; ask a server that has (vLLM), or leave mmlu out with --task"
@@ -79,16 +81,17 @@ class _Served(TemplateLM):
         asked = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}
         try:
             answer = await self.policy.post("/completions", {"model": self.policy.model, **asked})
-            if isinstance(answer, ContextLimit):
-                return LOST_CHOICE
-            found = _echoed(answer, len(ids), len(continuation))
-            self._echoes = True
         except GaveUp:
             return LOST_CHOICE
-        except UserError:  # rubbish of a server that can do it: lost, and asked again by the same command
+        if isinstance(answer, ContextLimit):
+            return LOST_CHOICE
+        try:
+            found = _echoed(answer, len(ids), len(continuation))
+        except UserError:
             if not self._echoes:
                 raise
-            return LOST_CHOICE
+            return LOST_CHOICE  # rubbish of a server that can do it: asked again by the same command
+        self._echoes = True
         self.cache_hook.add_partial("loglikelihood", key, found)
         return found
 
@@ -102,7 +105,7 @@ class _Served(TemplateLM):
         if keywords.get("top_p") is not None or asked["temperature"] > 0:
             asked["top_p"] = float(keywords.get("top_p") or 1.0)
         try:
-            if self.chat:
+            if self.chat_only:
                 path, more = "/chat/completions", {"messages": self._messages(context)}
             else:
                 path, more = "/completions", {"prompt": self.tok_encode(context)[-(self._max_length - most) :]}
@@ -151,9 +154,9 @@ class ServerLM(Asking, _Served):
     backend_name = "server"
 
     def form(self) -> str:
-        """What decides an answer besides the name of the model, the rules and the words: room, path and tokenizer."""
+        """What decides an answer besides the name of the model, the rules and the words: room and tokenizer."""
         words = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()
-        return f"{self._room} {'chat' if self.chat else 'ids'} {words}"
+        return f"{self._room} {words}"
 
     def is_cut(self, context: str, continuation: str | dict) -> bool:
         """Whether the server has no room for a prompt; a choice's takes one token more, which must be asked for."""
@@ -203,16 +206,16 @@ async def _probed(policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase) -> S
     async with policy:
         try:
             await policy.post("/completions", asked)
-            chat = False
+            chat_only = False
         except (UserError, GaveUp):
-            chat = True  # and if it is not that, the next question says what is wrong
+            chat_only = True  # and if it is not that, the next question says what is wrong
             hello = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
             try:
                 await policy.post("/chat/completions", {"model": policy.model, **hello})
             except GaveUp as error:
                 raise UserError(f"{error}; nothing could be asked; see to the server") from error
         room = await policy.context()
-    return ServerLM(policy, tokenizer, room, chat)
+    return ServerLM(policy, tokenizer, room, chat_only)
 
 
 def vllm_lm(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -56,7 +56,7 @@ def told(recipe: Recipe, record: dict[str, Any] | None, results: Results) -> dic
 
 def number(value: float | None, digits: int = 1, sign: str = "") -> str:
     """A number for a cell; a dash for none."""
-    return "\u2013" if value is None else f"{value:{sign}.{digits}f}".replace("-", "\u2212")
+    return "\u2013" if value is None else f"{value:{sign}z.{digits}f}".replace("-", "\u2212")
 
 
 def interval(ends: Any, digits: int = 1, sign: str = "") -> str:

@@ -60,8 +60,9 @@ STEP_SECONDS_A_LAYER = 0.034 / 40
 WIDTH = 32  # prompts decoded together, policies/transformers_policy.py
 
 # Where the items and prompts are: of a checkout of THUDM/AgentTuning (with its copy of AgentBench), of AgentBench
-# itself (the graph's ontology), of WebShop and of the image that has mind2web's list. Options that the backend needs
-# whose scores may be set beside the paper's: docs/environments.
+# itself (the graph's ontology), of WebShop, of the image that has mind2web's list, and of FastChat, which has all files
+# of MT-Bench (whether its Space has, we could not see). Options that the backend needs whose scores may be set beside
+# the paper's: docs/environments.
 CHECKOUT, AGENTBENCH = "AgentTuning", "AgentTuning/AgentBench.old"
 WORDS = {
     "alfworld": f"--data alfworld={AGENTBENCH}/data/alfworld/std.json --backend alfworld=textworld",
@@ -71,7 +72,8 @@ WORDS = {
     "--env kg.checkout=AgentBench",
     "os": f"--data os={AGENTBENCH}/data/os_interaction --env os.network=bridge",
     "db": f"--data db={AGENTBENCH}/data/dbbench/standard.jsonl",
-    "mt_bench": "--judge https://api.openai.com/v1 --judge-model gpt-4-0613 --judge-key-env OPENAI_API_KEY",
+    "mt_bench": "--data mt_bench=FastChat --judge https://api.openai.com/v1 --judge-model gpt-4-0613 "
+    "--judge-key-env OPENAI_API_KEY",
 }
 PROMPTED = ("mmlu", "gsm8k")  # general tasks whose prompts are in the checkout
 

@@ -126,4 +126,4 @@ def _span(ends: Any, digits: int, sign: str = "") -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "\u2212")
+    return f"{value:+z.{digits}f}".replace("-", "\u2212")

@@ -25,7 +25,7 @@ def names(size: str) -> dict[str, str]:
 
 def number(task: str, value: float, sign: str = "") -> str:
     """A score as the paper's table prints it."""
-    return f"{value:{sign}.{2 if task in TWO_DIGITS else 1}f}".replace("-", "\u2212")
+    return f"{value:{sign}z.{2 if task in TWO_DIGITS else 1}f}".replace("-", "\u2212")
 
 
 def span(task: str, interval: tuple[float, float] | None, sign: str = "") -> str:

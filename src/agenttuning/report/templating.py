@@ -69,7 +69,7 @@ def _printable(value: Any) -> Any:
 
 
 def _score(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.1f}".replace("-", "\u2212")
+    return f"{value:{sign}z.1f}".replace("-", "\u2212")
 
 
 def _range(value: Value, sign: str = "") -> str:

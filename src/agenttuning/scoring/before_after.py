@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agenttuning.errors import UserError
 from agenttuning.scoring import intervals, published, scores
-from agenttuning.scoring.results import SUITE, Result, counted, unit
+from agenttuning.scoring.results import SUITE, Result, counted, unit, what_was_asked
 from agenttuning.scoring.text_table import table
 
 SIDES = ("base", "tuned")
@@ -83,8 +83,10 @@ def in_brackets(interval: list[float] | intervals.Interval | None, digits: int =
 
 
 def paired(base: dict | None, tuned: dict | None) -> tuple[float, float, float, int] | None:
-    """tuned - base in the score's unit over the items that both were scored on: mean, low, high, n; None for none."""
-    if not base or not tuned or base.get("void") or tuned.get("void"):
+    """tuned - base in the score's unit over the items that both were scored on: mean, low, high, n; None for none, and
+    where the same ids stand for other items, prompts or judges.
+    """
+    if not base or not tuned or base.get("void") or tuned.get("void") or what_was_asked(base) != what_was_asked(tuned):
         return None
     before, after = counted(base), counted(tuned)
     items = sorted(before.keys() & after.keys())
@@ -104,9 +106,9 @@ def _average(entry: dict | None) -> str:
 
 def _difference(base: dict | None, tuned: dict | None) -> str:
     if found := paired(base, tuned):
-        return f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}] n={found[3]}"
+        return f"{found[0]:+z.1f} [{found[1]:+z.1f}, {found[2]:+z.1f}] n={found[3]}"
     both = base and tuned and not base.get("void") and not tuned.get("void")
-    return "no item in common" if both else ""
+    return "no item asked of both alike" if both else ""
 
 
 def _error_rows(found: dict[str, dict], tasks: dict[str, None]) -> list[list[str]]:

@@ -64,7 +64,11 @@ def _with_published(recipe: Recipe, size: str, results: list[Result], as_json: b
     if as_json:
         return json.dumps(asdict(made), indent=1)
     jobs = {side: evaluation.jobs(recipe, side, compare_text.tasks_not_run(made, side)) for side in SIDES}
-    lines = compare_text.text(made, jobs, compare_text.remarks(results, other_labels(recipe.run_dir)))
+    said = compare_text.remarks(results, other_labels(recipe.run_dir))
+    base = str(recipe.values["model_name_or_path"])
+    if f"llama-2-{size}-chat" not in base.lower():
+        said.append(f"this recipe starts from {base}; the published base is llama-2-{size}-chat: are they the same?")
+    lines = compare_text.text(made, jobs, said)
     return f"{lines}\nwritten: {path}"
 
 

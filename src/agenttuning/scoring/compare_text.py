@@ -24,6 +24,7 @@ WHAT = {
     "base": "the model it started from",
 }
 NOT_RELEASED = "Not scored yet: until they are, a miss of `tuned` may be the harness as well as the training."
+ALIKE = "Database: every item counts alike here; its score is the mean over the categories of its items."
 LEGEND = (
     "published, ours: scores with 95 % intervals, in the task's own unit. Published intervals are ours: Wilson's, from "
     "n. Where the metric is a mean (of rewards, F1 or ratings) the paper gives no spread and so no interval; ours come "
@@ -198,7 +199,8 @@ def _pairs(made: Comparison) -> list[str]:
     test = (
         "p: exact McNemar where each item is right or wrong, else 10,000 random signs, seeded; not corrected for many."
     )
-    return ["", *table(rows), test]
+    weighed = [ALIKE] if any(one.task == "db" for one in made.pairs) else []
+    return ["", *table(rows), test, *weighed]
 
 
 def _range(interval: tuple[float, float] | None, digits: int, signed: bool = False) -> str:

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from agenttuning.scoring import intervals, significance
 from agenttuning.scoring.comparison import Pair
-from agenttuning.scoring.results import Result, counted, unit
+from agenttuning.scoring.results import Result, counted, unit, what_was_asked
 
 SIDES = (("base", "tuned"), ("base", "released"), ("released", "tuned"))  # first, second
 
@@ -34,7 +34,7 @@ def _place(one: Result) -> tuple[str, str, str]:
 def _pair(what: str, name: str, other: str, first: Result, second: Result) -> Pair | None:
     before, after = counted(first.entry), counted(second.entry)
     items = sorted(before.keys() & after.keys())
-    if not items or _asked(first) != _asked(second):
+    if not items or what_was_asked(first.entry) != what_was_asked(second.entry):
         return None
     one, two = ([rewards[item] for item in items] for rewards in (before, after))
     low, high = intervals.paired_difference(one, two)
@@ -43,16 +43,3 @@ def _pair(what: str, name: str, other: str, first: Result, second: Result) -> Pa
         what, first.name, first.protocol, name, other, len(items), scale * difference, (scale * low, scale * high),
         significance.paired_p(one, two),
     )  # fmt: skip
-
-
-def _asked(one: Result) -> list:
-    """What decides, beside an item's id, what was asked: the items, prompts and judge as far as the file names them."""
-    entry = one.entry
-    data, judge = entry.get("data") or {}, entry.get("judge") or {}
-    return [
-        entry.get("items_sha256"),
-        data.get("sha256") or data.get("files"),
-        entry.get("prompts"),
-        judge.get("model"),
-        judge.get("prompts"),
-    ]

@@ -66,6 +66,21 @@ def counted(entry: dict) -> dict[str, float]:
     return {item: sum(ratings) / len(ratings) for item, ratings in turns.items()}
 
 
+def what_was_asked(entry: dict) -> list:
+    """What decides, beside an item's id, what was asked: the items, prompts and judge as far as the file names them.
+    Results that differ in it are not of the same items.
+    """
+    data, judge, backend = (entry.get(key) or {} for key in ("data", "judge", "backend"))
+    return [
+        entry.get("items_sha256"),
+        data.get("sha256") or data.get("files"),
+        entry.get("prompts"),
+        backend.get("asked_by"),
+        judge.get("model"),
+        judge.get("prompts"),
+    ]
+
+
 def gather(run_dir: Path, elsewhere: Iterable[str] = ()) -> list[Result]:
     """Every result of the three sides, in the order of the files' names.
 

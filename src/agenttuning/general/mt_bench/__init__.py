@@ -17,7 +17,16 @@ from agenttuning.general.mt_bench.questions import Questions, load
 from agenttuning.general.mt_bench.rules import Rules, read_rules
 from agenttuning.general.mt_bench.scoring import entry
 
-__all__ = ["Judge", "Questions", "Rules", "evaluate", "load", "practice", "read_rules"]
+__all__ = ["Judge", "Questions", "Rules", "evaluate", "load", "practice", "read_rules", "ready"]
+
+
+def ready(judge: Judge | None, rules: Rules) -> None:
+    """Raise UserError for a judge that could not be asked: a key that is not set is said now, not after the answers."""
+    if judge is not None:
+        from agenttuning.policies.openai import must_answer
+
+        judge.policy(rules)
+        must_answer(judge.url)
 
 
 def evaluate(
@@ -30,11 +39,7 @@ def evaluate(
     rules is not asked again, however the last run ended. Without a judge the answers are made and the entry is void.
     Raises UserError for a judge that cannot be reached, before anything is asked, and as answering and judging do.
     """
-    if judge is not None:
-        from agenttuning.policies.openai import must_answer
-
-        judge.policy(rules)  # a key that is not set is said now, not after the answers
-        must_answer(judge.url)
+    ready(judge, rules)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
