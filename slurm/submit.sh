@@ -14,6 +14,12 @@ for word in "$@"; do
             exit 2 ;;
     esac
 done
+for name in SBATCH EVAL_SBATCH CPU_SBATCH; do
+    xargs -r printf '%s\0' <<< "${!name:-}" > /dev/null || {
+        echo "slurm/submit.sh: $name=${!name} is no list of words for a shell (above); sbatch would not get them" >&2
+        exit 2
+    }
+done
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 list=$(mktemp)
 trap 'rm "$list"' EXIT

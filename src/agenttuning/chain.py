@@ -84,7 +84,9 @@ def check(chain: list[str], one_run: bool = False) -> list[Step]:
         )
     for step in found:
         said = _parsed(step.verb, list(step.words))
-        recipe = load(said.recipe, [word for word in said.overrides if "=" in word], said.run_dir)
+        # the folder that export writes is the one word without a key; any other would end its job after the queue
+        words = [word for word in said.overrides if "=" in word or step.verb != "export"]
+        recipe = load(said.recipe, words, said.run_dir)
         keys = WRITES.get(step.verb, ())
         if not keys or getattr(said, "dry", False):
             continue

@@ -25,7 +25,9 @@ ALLOWED = {
         (63, 64, 57, 80, 62, 222, 226, 215, 214, 134, 135, 139, 124, 216, 233, 172, 93, 132, 178, 98, 113, 94, 278),
     ),
 }
-PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2  # linux/prctl.h, linux/seccomp.h
+# linux/prctl.h, linux/seccomp.h
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 22, 38, 2
+SIGKILL = 9
 ALLOW, EPERM = 0x7FFF0000, 0x00050001  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO | EPERM
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
 DEPTH, LENGTH = 50, 2**16  # nesting of a value that is written, characters of a text in it
@@ -79,6 +81,8 @@ def prepare_filter():
         return None
 
     def install():
+        # code that waits for a lock for ever uses no CPU: without this it would outlive a parent that was killed
+        prctl(PR_SET_PDEATHSIG, unsigned(SIGKILL), unsigned(0), unsigned(0), unsigned(0))
         if prctl(PR_SET_NO_NEW_PRIVS, unsigned(1), unsigned(0), unsigned(0), unsigned(0)):
             return False
         # struct sock_fprog; `buffer` is used here and not above so that it lives until the kernel has read it

@@ -338,7 +338,8 @@ def test_the_hubs_address_may_be_written_in_other_ways(hub, folder, monkeypatch)
 
 
 CHILD = """
-import sys, pathlib
+import signal, sys, pathlib
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background would not hear it
 from agenttuning.hub.upload import upload
 print("begin", flush=True)
 upload(pathlib.Path(sys.argv[1]), sys.argv[2], True, "A push", repo_type="model", owned=lambda name: False, tag="v1")

@@ -48,8 +48,7 @@ def kept(folder: Path) -> dict[str, list]:
 def judged(found: dict) -> dict:
     """An entry without what the model's and the judge's clients did in this very run."""
     own = {"answers", "judge", "asked now"}
-    counts = {k: found["judge"]["counts"][k] for k in ("replies", "unparseable", "several", "quoted")}
-    return {**{k: v for k, v in found.items() if k not in own}, "counts": counts}
+    return {**{k: v for k, v in found.items() if k not in own}, "counts": found["judge"]["counts"]}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +101,7 @@ def test_faults_that_pass_leave_the_same_score(tmp_path, undisturbed, burst) -> 
     with JudgeServer(by_seed, fault) as server:
         judge = replace(server.judge(judgings=2), patience=replace(QUICK, read=0.5))  # a hang is over sooner
         found = mt_bench.evaluate(TINY, players(TINY)[0], tmp_path, RULES, judge, model="m")
-    assert judged(found) == judged(undisturbed[0]) and found["judge"]["counts"]["asked_again"] >= 4 * burst
+    assert judged(found) == judged(undisturbed[0]) and found["judge"]["this_time"]["asked_again"] >= 4 * burst
     assert found["void"] is None and found["unparsed"] == undisturbed[0]["unparsed"]
 
 
@@ -114,7 +113,7 @@ def test_broken_text_is_no_rating_and_ten_megabytes_are_not_read(tmp_path, undis
         judge = server.judge(judgings=2)
         found = mt_bench.evaluate(TINY, players(TINY)[0], tmp_path, RULES, judge, model="m")
         assert found["judge"]["without_rating"] == {"failed": 1} and (found["lost"], found["score"]) == (0, 6.0)
-        assert found["judge"]["counts"]["unparseable"] == 1 and found["judge"]["counts"]["cleaned"] == 1
+        assert found["judge"]["counts"]["unparseable"] == 1 and found["judge"]["this_time"]["cleaned"] == 1
         asked = len(server.asked)
         again = mt_bench.evaluate(TINY, players(TINY)[0], tmp_path, RULES, judge, model="m")
         assert len(server.asked) == asked + 1 and again["judge"]["without_rating"] == {}  # what failed is asked again

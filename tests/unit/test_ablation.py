@@ -1,14 +1,10 @@
-"""Ablations: the recipes of the variants, what they cost, what they left, and a run of them whose parts fail."""
+"""Ablations: the recipes of the variants, what they cost, and what they left."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import threading
 
-import psutil
 import pytest
 
 from agenttuning import cli, recipe
@@ -19,16 +15,12 @@ from agenttuning.errors import UserError
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.scoring import published
 from agenttuning.scoring.intervals import paired_difference
-from helpers.paper_scores import won, write
+from helpers.ablation_runs import judged, main_recipe
 
 
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-
-
-def main_recipe(size, *overrides, **more):
-    return recipe.load(f"recipes/agentlm-{size}/sft.yaml", list(overrides), **more)
 
 
 def shares(sources):
@@ -252,12 +244,6 @@ def test_several_seeds_give_their_mean_a_t_interval_and_differences_seed_by_seed
     assert "held_in" not in lost[1]["groups"]  # a seed that was not scored is not left out in silence
 
 
-def judged(run_dir, k):
-    """What the evaluations of a run leave: k of 144 items of os won, and 9 k of GSM8K's 1,319 right."""
-    write(run_dir, "tuned", "held-in/paper-text", "paper-text@1", {"os": won(k, 144)})
-    write(run_dir, "tuned", "general/paper/transformers", "paper@1", {"gsm8k": won(9 * k, 1319)})
-
-
 def test_the_papers_rows_stand_beside_ours_with_the_differences_in_its_unit(tmp_path):
     main = main_recipe("13b", run_dir=tmp_path / "sft")
     runs = variants(main, kinds(main, {})["mixture"], None)
@@ -303,108 +289,3 @@ def test_the_best_eta_is_chosen_as_the_paper_did_or_says_that_it_was_not():
     rows = eta_rows(held_in=(1, 2, 3))
     del rows[1]["groups"]["held_in"]
     assert "no group was scored for every eta" in text.best(rows, 0)
-
-
-# --- a run of variants whose parts fail
-
-STEP = """#!/bin/bash
-# In place of the interpreter of a step: notes the verb and its run, fails or waits as the test says, and trains.
-verb=$3
-while [ "$1" != --run-dir ]; do shift; done
-run=$2
-echo "$verb $(basename "$run")" >> "$NOTED"
-[ "$verb $(basename "$run")" != "$FAILS" ] || exit 1
-if [ "$verb $(basename "$run")" = "$WAITS" ]; then
-    trap 'exit 143' TERM
-    touch "$NOTED.waits"
-    for i in $(seq 200); do sleep 0.1; done
-fi
-[ "$verb" != eval-general ] || cp -r "$RECORDS/$(basename "$run").judged/." "$run"
-[ "$verb" != train ] || { mkdir -p "$run/model" && echo "{}" > "$run/model/config.json" && cp "$RECORDS/$(basename "$run")" "$run/train.json"; }
-"""  # noqa: E501
-
-
-class Ablation:
-    """`agenttuning ablation` of 13B; its steps are processes of STEP, `compare` is the real one, in this process."""
-
-    def __init__(self, folder, monkeypatch):
-        self.folder, self.noted = folder, folder / "noted"
-        monkeypatch.setattr("sys.executable", str(folder / "python"))
-        for name, value in {"NOTED": self.noted, "FAILS": "", "WAITS": "", "RECORDS": folder / "records"}.items():
-            monkeypatch.setenv(name, str(value))
-        self.setenv = monkeypatch.setenv
-        (folder / "python").write_text(STEP)
-        (folder / "python").chmod(0o755)
-        (folder / "AgentTuning").mkdir()
-        main = main_recipe("13b", run_dir=folder / "sft")
-        (folder / "records").mkdir()
-        for one in variants(main, kinds(main, {})["mixture"], None):
-            record = {"recipe_hash": one.recipe.hash, "started_from": one.recipe.values["model_revision"]}
-            (folder / "records" / one.recipe.run_dir.name).write_text(json.dumps(record))
-            judged(folder / "records" / f"{one.recipe.run_dir.name}.judged", 60)
-
-        self.words = ["ablation", "recipes/agentlm-13b", "--run-dir", str(folder / "sft")]
-
-    def __call__(self):
-        judged = f"--eval-general=--task mmlu --prompts {self.folder}/AgentTuning"
-        return cli.main([*self.words, judged])
-
-    def ran(self):
-        lines = self.noted.read_text().splitlines() if self.noted.exists() else []
-        self.noted.unlink(missing_ok=True)
-        return lines
-
-
-@pytest.fixture
-def ablation(tmp_path, monkeypatch):
-    return Ablation(tmp_path, monkeypatch)
-
-
-def both(name):
-    return [f"train {name}", f"eval-general {name}"]
-
-
-def test_what_fails_in_one_variant_does_not_stop_the_others_and_is_told_at_the_end(ablation, capsys):
-    ablation.setenv("FAILS", "train eta-1.0")
-    assert ablation() == 2
-    assert ablation.ran() == ["train eta-1.0", *both("eta-0.0"), *both("sft")]
-    captured = capsys.readouterr()
-    assert "1 of 3 runs are not complete" in captured.err
-    assert "agent-only, seed 42: agenttuning train recipes" in captured.err
-    content = json.loads((ablation.folder / "sft/results/ablation-mixture.json").read_text())
-    assert [sorted(row["groups"]) for row in content["rows"]] == [[], ["general", "held_in"], ["general", "held_in"]]
-    ablation.setenv("FAILS", "")
-    assert ablation() == 0  # the same command: what is finished is not trained again
-    assert ablation.ran() == [*both("eta-1.0"), "eval-general eta-0.0", "eval-general sft"]
-    assert "left to train: 1 runs" in capsys.readouterr().out
-    assert cli.main([*ablation.words, "--compare-only"]) == 0
-    assert not ablation.ran() and "agent-only - mixed" in capsys.readouterr().out
-
-
-def test_an_evaluation_that_fails_leaves_the_comparison_of_the_rest(ablation, capsys):
-    ablation.setenv("FAILS", "eval-general eta-0.0")
-    assert ablation() == 2
-    assert ablation.ran() == [*both("eta-1.0"), *both("eta-0.0"), *both("sft")]
-    assert "general-only, seed 42: agenttuning eval-general" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_it_after_the_step_saved_and_the_same_command_goes_on(ablation, number, status):
-    ablation.setenv("WAITS", "train eta-0.0")
-
-    def tell():
-        while not ablation.noted.with_name("noted.waits").exists():
-            threading.Event().wait(0.02)
-        os.kill(os.getpid(), number)
-        if number == signal.SIGINT:  # from a terminal it reaches the step as well
-            (step,) = [child for child in psutil.Process().children() if "agenttuning" in child.cmdline()]
-            step.terminate()
-
-    teller = threading.Thread(target=tell)
-    teller.start()
-    assert ablation() == status
-    teller.join()
-    assert ablation.ran() == [*both("eta-1.0"), "train eta-0.0"]
-    ablation.setenv("WAITS", "")
-    assert ablation() == 0
-    assert ablation.ran() == ["eval-general eta-1.0", *both("eta-0.0"), *both("sft")]

@@ -282,6 +282,7 @@ def test_a_right_answer_scores_100_and_a_wrong_one_0(stem, tmp_path) -> None:
     assert rewards == {"Ours/0": 1.0, "Ours/1": 0.0}
     times = 20 if stem == "sampled_humaneval" else 1
     assert humaneval.statuses(samples) == {"passed": times, "error": times}
+    assert "limits" in humaneval.guards(samples) and "," not in humaneval.guards(samples)
 
 
 def test_a_sampled_score_is_the_share_of_right_samples(tmp_path) -> None:

@@ -9,11 +9,11 @@ import types
 import pytest
 
 from agenttuning.errors import UserError
-from agenttuning.general import servers
+from agenttuning.general import gsm8k, servers
 from agenttuning.general.evaluate import evaluate_general
 from agenttuning.general.mt_bench import Judge
 from agenttuning.general.players import player
-from agenttuning.policies import openai
+from agenttuning.policies import GaveUp, openai
 from agenttuning.policies.openai import Patience
 from agenttuning.recipe import load
 from agenttuning.recipe.schema import REPOSITORY
@@ -21,6 +21,7 @@ from helpers.completions_server import Served, completions_server
 from helpers.tiny_llama import save_tiny_llama
 
 QUICK = Patience(retries=1, wait=0.01, longest=0.05, connect=1.0, read=60.0)
+REPLY = 32  # tokens at most
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,9 @@ def recipe(folder, tmp_path):
 def impatient(monkeypatch):
     monkeypatch.setattr(openai, "Patience", lambda: QUICK)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # a random model says whatever it says up to the last token it may, and each token takes time here
+    write, few = gsm8k.write_task, {"do_sample": False, "max_gen_toks": REPLY, "until": ["Question:", "</s>"]}
+    monkeypatch.setattr(gsm8k, "write_task", lambda *given: write(*given[:-1], {**given[-1], "generation_kwargs": few}))
 
 
 def asked(recipe, tmp_path, url, name, **more):
@@ -54,7 +58,7 @@ def asked(recipe, tmp_path, url, name, **more):
 
 
 def samples(folder, task):
-    lines = (folder / "docs" / f"{task}.samples.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "docs" / f"tiny-{task}.samples.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -123,6 +127,72 @@ def test_a_wrong_name_or_no_server_is_said_at_once(recipe, loaded, tmp_path) -> 
 def test_an_echo_without_the_numbers_is_refused(bad) -> None:
     with pytest.raises(UserError, match="does not echo"):
         servers._echoed({"choices": [{"logprobs": bad}]}, 5, 1)
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan"), float("inf"), "-1", None])
+def test_a_number_that_is_no_logarithm_of_a_probability_is_refused(value) -> None:
+    good = {"token_logprobs": [None, -1.0, -2.0], "top_logprobs": [None, {"a": -1.0}, {"b": -0.5}]}
+    assert servers._echoed({"choices": [{"logprobs": good}]}, 3, 2) == (-3.0, False)
+    with pytest.raises(UserError, match="does not echo"):
+        servers._echoed({"choices": [{"logprobs": good | {"token_logprobs": [None, -1.0, value]}}]}, 3, 2)
+
+
+@pytest.mark.parametrize("text", [7, ["a"], {"a": 1}, True])
+def test_an_answer_that_is_no_text_is_lost_and_no_wrong_one(text) -> None:
+    with pytest.raises(GaveUp):
+        servers._text({"choices": [{"text": text}]})
+    assert servers._text({"choices": [{"message": {"content": None}}]}) == ""  # hidden reasoning took all tokens
+
+
+def test_rubbish_between_good_answers_is_lost_and_nothing_else(recipe, loaded, tmp_path) -> None:
+    """Status 200 with a likelihood that is none, once: the other questions have their answers, and this one is lost."""
+    served = Served(*loaded, room=2048)
+    whole = served.completion
+
+    def completion(body):
+        made = whole(body)
+        if body.get("echo") and sum("echo" in one for _, one in served.asked) == 3:
+            made["logprobs"]["token_logprobs"] = [float("nan")] * len(body["prompt"])
+        return made
+
+    served.completion = completion
+    with completions_server(served) as url:
+        with pytest.raises(UserError, match="no score of tiny-mmlu"):
+            asked(recipe, tmp_path, url, "x", tasks=["mmlu"])
+        broken = json.loads((tmp_path / "x" / "scores.json").read_text(encoding="utf-8"))["tasks"]["tiny-mmlu"]
+        assert (broken["n"], broken["lost"]) == (5, 1)
+        before = len(served.asked)
+        assert asked(recipe, tmp_path, url, "x", tasks=["mmlu"])["tiny-mmlu"]["n"] == 6
+    assert sum("echo" in body for _, body in served.asked[before:]) == 1
+
+
+def test_a_server_that_forgets_the_model_in_the_middle_ends_the_run_and_what_it_answered_is_kept(
+    recipe, loaded, tmp_path
+) -> None:
+    served = Served(*loaded, room=2048)
+    with completions_server(served) as url:
+        served.fail = lambda path, number: 404 if number > 9 else None
+        with pytest.raises(UserError, match="every turn would be answered so"):
+            asked(recipe, tmp_path, url, "x", tasks=["mmlu"])
+        assert not (tmp_path / "x" / "scores.json").exists()
+        served.fail, before = lambda path, number: None, len(served.asked)
+        assert asked(recipe, tmp_path, url, "x", tasks=["mmlu"])["tiny-mmlu"]["n"] == 6
+    assert 0 < sum("echo" in body for _, body in served.asked[before:]) < 24
+
+
+def test_the_room_of_a_server_decides_what_is_asked(recipe, loaded, tmp_path) -> None:
+    """Prompts are cut to the room less the token that must be asked for, and told; the answers are no other room's."""
+    served = Served(*loaded, room=100)
+    with completions_server(served) as url:
+        small = asked(recipe, tmp_path, url, "x", tasks=["mmlu"])["tiny-mmlu"]
+        echoed = [len(body["prompt"]) for _, body in served.asked if "echo" in body]
+        assert small["cut"] == 6 and set(echoed) == {99}
+        served.room = 2048
+        large = asked(recipe, tmp_path, url, "x", tasks=["mmlu"])["tiny-mmlu"]
+        assert large["cut"] == 0 and sum("echo" in body for _, body in served.asked) == 2 * len(echoed)
+        served.room = REPLY
+        with pytest.raises(UserError, match="the model has room for 32 with its prompt"):
+            asked(recipe, tmp_path, url, "x", tasks=["gsm8k"], protocol="corrected")
 
 
 def test_vllm_is_asked_with_our_ids(recipe, folder, loaded, tmp_path, monkeypatch) -> None:

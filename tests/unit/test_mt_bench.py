@@ -94,7 +94,7 @@ def test_policies_are_told_the_seed_and_to_fill_the_context(tmp_path) -> None:
 
     found = mt_bench.evaluate(TINY, lambda temperature, tokens: Policy(), tmp_path, RULES, None, model="m")
     assert [r["max_new_tokens"] for r in told(tmp_path, ANSWERS)].count(17) == 1
-    assert found["answers"] == {"turns": 32, "empty": 0, "shortened": 1, "no_room": 0, "counts": {"tokens": 9}}
+    assert found["answers"] == {"turns": 32, "empty": 0, "shortened": 1, "no_room": 0, "this_time": {"tokens": 9}}
 
 
 def test_a_served_model_is_sent_one_system_prompt_and_its_own_answer(tmp_path) -> None:

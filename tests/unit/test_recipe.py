@@ -12,7 +12,7 @@ import yaml
 
 from agenttuning import recipe
 from agenttuning.errors import UserError
-from agenttuning.recipe import keys
+from agenttuning.recipe import keys, yaml_io
 from agenttuning.recipe.accelerate_config import checkpoints_activations, validate
 from agenttuning.recipe.schema import REPOSITORY, Decontaminate
 
@@ -184,6 +184,17 @@ def test_yaml_is_read_without_its_traps(write):
             recipe.load(write("b.yaml", bad))
     with pytest.raises(UserError):
         recipe.load(write("c.yaml", text + "run_name: !!python/object/apply:os.system ['true']\n"))
+
+
+@pytest.mark.skipif(not hasattr(yaml, "CSafeLoader"), reason="this PyYAML has no libyaml, so there is one scanner")
+def test_both_scanners_read_the_same_and_errors_show_the_line():
+    folders = ("recipes", "accelerate_configs", "data_cards", "evaluation/general", "evaluation/protocols")
+    files = [file for folder in folders for file in (REPOSITORY / folder).rglob("*.yaml")]
+    assert len(files) > 50
+    for text in [file.read_text(encoding="utf-8") for file in files] + ["a: yes\nb: 012\nc: 1e3\nd: {e: [1:20, ~]}"]:
+        assert yaml.load(text, yaml_io._FastLoader) == yaml.load(text, yaml_io.StrictLoader)  # noqa: S506
+    with pytest.raises(UserError, match=r"(?s)line 2, column 1:\n +a: 2\n"):
+        yaml_io.parse("a: 1\na: 2", "x")
 
 
 def test_a_missing_recipe_names_a_near_one(monkeypatch):

@@ -145,10 +145,13 @@ def test_a_step_alone(slurm):
         ([*CHAIN, "--then", "compair"], "did you mean `compare`?"),
         ([*CHAIN[:3], "--then", "push-data"], "add publish.hub_dataset_id=owner/name"),
         ([*CHAIN, f"hub_token=hf_{'a' * 32}"], "looks like a token"),
+        ([*CHAIN[:3], "--", "--flavor", "x"], "`--flavor` is not an override"),
+        (["SBATCH=--comment=it's", *CHAIN[:3]], "SBATCH=--comment=it's is no list of words"),
     ],
 )
 def test_what_could_not_run_is_refused_before_anything_is_queued(slurm, words, why):
-    done = submit(slurm, *words)
+    environment = dict([words.pop(0).split("=", 1)]) if "SBATCH" in words[0] else {}
+    done = submit(slurm, *words, **environment)
     assert done.returncode == 2 and why in done.stderr and not slurm.queue
 
 

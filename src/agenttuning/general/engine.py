@@ -24,10 +24,19 @@ from agenttuning.scoring import intervals
 SHOTS_SEED = 1234  # lm_eval.simple_evaluate's default: which examples lm-eval's own gsm8k draws
 
 
-def run(lm: Asking, rules: Rules, documents: Documents, originals: Originals, folder: Path, answers: Answers) -> dict:
+def run(
+    lm: Asking,
+    rules: Rules,
+    documents: Documents,
+    originals: Originals,
+    folder: Path,
+    answers: Answers,
+    name: str | None = None,
+) -> dict:
     """The benchmark's entry for scores.json, as far as items and answers decide it (score, interval, n, lost,
-    statuses, rewards, and `cut`: the items for whose whole prompt the model has no room). `folder` gets the documents,
-    the task files, and what was asked, answered and wanted (TASK.samples.jsonl).
+    statuses, rewards, and `cut`: the items for whose whole prompt the model has no room; of humaneval
+    also `programs` and `sandbox`: how they ended and what held them). `folder` gets the documents, the task files, and
+    what was asked, answered and wanted (NAME.samples.jsonl; name: the entry's in scores.json, by default the task's).
 
     Raises UserError where lm-eval is missing, where the sandbox does not work, and where a prompt is not the one of
     training although the rules say so.
@@ -43,7 +52,7 @@ def run(lm: Asking, rules: Rules, documents: Documents, originals: Originals, fo
             check_prompt(sample, lm, rules.system_prompt)
     lost = {sample["doc"]["id"]: _why(sample) for sample in samples if _why(sample) is not None}
     good = [sample for sample in samples if sample["doc"]["id"] not in lost]
-    _write_samples(folder / f"{task}.samples.jsonl", samples, lost, rules)
+    _write_samples(folder / f"{name or task}.samples.jsonl", samples, lost, rules)
     rewards = _rewards(task, good, rules)
     cut = sum(any(lm.is_cut(*arguments[:2]) for arguments in sample["arguments"]) for sample in samples)
     return {**entry(rewards, len(lost), rules, lost), "cut": cut, **_more(task, good)}

@@ -148,20 +148,22 @@ def _all_asked(
         if task == judged.TASK:
             name, entry = asked.task, judged.ask(player, asked, judge, folder / "mt_bench")
         else:
-            name, entry = _name(asked, rules.tasks[task]), _asked(player, rules, asked, words, folder)
+            name = _name(asked, rules.tasks[task])
+            entry = _asked(player, rules, asked, words, folder, name)
         played.append(name)
         found = _published(entry, name, folder, rules, player.model, notes)
     return found, played
 
 
 def _asked(
-    player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path
+    player: Player, rules: GeneralProtocol, documents: Documents, words: originals.Originals, folder: Path, name: str
 ) -> dict:
     task, told, lm = documents.task, rules.tasks[documents.task], player.lm()
     by = "messages" if lm.chat_only else "ids"
-    answers = Answers(folder, "\0".join([player.model, player.backend, str(lm.precision), repr(told), by]))
+    identity = [player.model, player.backend, str(lm.precision), repr(told), by, lm.form()]
+    answers = Answers(folder, "\0".join(identity))
     try:
-        entry = run(lm, told, documents, words, folder / "docs", answers)
+        entry = run(lm, told, documents, words, folder / "docs", answers, name)
     finally:
         answers.close()
     if answers.reused:
@@ -276,6 +278,8 @@ def _lines(tasks: dict[str, dict]) -> list[str]:
             result = f"{entry['score']:5.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
         statuses = ", ".join(f"{key} {count:,}" for key, count in entry["statuses"].items())
         lines.append(f"{name:<16} {result:<22} n={entry['n']:<6} {statuses}")
+        if entry.get("sandbox"):
+            lines.append(f"{'':<16} programs ran behind {entry['sandbox'].replace('+', ', ')} (agenttuning.sandbox)")
         if entry["not_comparable"]:
             lines.append(f"{'':<16} not beside the paper's: {entry['not_comparable']}")
     return lines

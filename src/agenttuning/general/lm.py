@@ -73,6 +73,10 @@ class Asking:
         self.rules, self.answers, self.rendered = rules, answers, {}
         self._max_length = self.longest()
 
+    def form(self) -> str:
+        """What decides an answer besides the model, the rules and the words of a question."""
+        return str(self.longest())
+
     def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
         """A prompt as text. lm-eval gives a last assistant message where the answer's beginning is fixed."""
         if self.rules.chat == "fschat" and format_of(self.tokenizer) == "llama2":

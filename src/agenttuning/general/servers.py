@@ -8,6 +8,8 @@ them into a template of its own, and cannot say how likely a given letter is: MM
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 4096  # Llama-2's; taken where a server does not say its max_model_len
 MAX_GEN_TOKS = 256  # lm-eval's own default where a task says nothing
+LEAST = 1e-3  # above 0, and a logarithm of a probability is no rounding any more
 
 
 class _Served(TemplateLM):
@@ -40,6 +43,7 @@ class _Served(TemplateLM):
     ) -> None:
         super().__init__()
         self.policy, self.tokenizer, self.chat_only, self._room = policy, tokenizer, chat_only, room or MAX_LENGTH
+        self._echoes = False  # whether it has echoed a prompt well
 
     def longest(self) -> int | None:
         return self._room
@@ -73,15 +77,21 @@ class _Served(TemplateLM):
         return self._all([(lambda r=r: self._choice(*r)) for r in requests])
 
     async def _choice(self, key: tuple[str, str], context: list[int], continuation: list[int]) -> tuple[float, bool]:
-        ids = (context + continuation)[-self._max_length :]
+        ids = (context + continuation)[1 - self._max_length :]  # the one token that must be asked for needs room, too
         asked = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}
         try:
             answer = await self.policy.post("/completions", {"model": self.policy.model, **asked})
-            if isinstance(answer, ContextLimit):
-                return LOST_CHOICE
-            found = _echoed(answer, len(ids), len(continuation))
         except GaveUp:
             return LOST_CHOICE
+        if isinstance(answer, ContextLimit):
+            return LOST_CHOICE
+        try:
+            found = _echoed(answer, len(ids), len(continuation))
+        except UserError:
+            if not self._echoes:
+                raise
+            return LOST_CHOICE  # rubbish of a server that can do it: asked again by the same command
+        self._echoes = True
         self.cache_hook.add_partial("loglikelihood", key, found)
         return found
 
@@ -144,6 +154,17 @@ class ServerLM(Asking, _Served):
     backend_name = "server"
     draws_bars = False
 
+    def form(self) -> str:
+        """What decides an answer besides the name of the model, the rules and the words: room and tokenizer."""
+        words = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()
+        return f"{self._room} {words}"
+
+    def is_cut(self, context: str, continuation: str | dict) -> bool:
+        """Whether the server has no room for a prompt; a choice's takes one token more, which must be asked for."""
+        if isinstance(continuation, str):
+            return sum(map(len, self._encode_pair(context, continuation))) > self._room - 1
+        return super().is_cut(context, continuation)
+
 
 def _echoed(answer: dict, length: int, scored: int) -> tuple[float, bool]:
     """(sum of log probabilities, whether each was the likeliest) of the last `scored` of `length` prompt tokens."""
@@ -153,8 +174,8 @@ def _echoed(answer: dict, length: int, scored: int) -> tuple[float, bool]:
             found["token_logprobs"][length - scored : length],
             found["top_logprobs"][length - scored : length],
         )
-        if len(values) != scored or not all(isinstance(value, int | float) for value in values):
-            raise ValueError("not one number a token")
+        if len(values) != scored or not all(isinstance(value, int | float) and value <= LEAST for value in values):
+            raise ValueError("not one logarithm of a probability a token")
         greedy = all(value >= max(top.values()) for value, top in zip(values, best, strict=True))
         return float(sum(values)), greedy
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -170,7 +191,10 @@ def _text(answer: dict) -> str:
         text = choice["message"]["content"] if "message" in choice else choice["text"]
     except (KeyError, IndexError, TypeError):
         raise GaveUp("an answer without a text") from None
-    return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else ""
+    text = "" if text is None else text  # a model that ended at once, or spent its tokens on hidden reasoning
+    if not isinstance(text, str):
+        raise GaveUp("an answer whose text is none")
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def server_lm(policy: OpenAIPolicy, tokenizer: PreTrainedTokenizerBase) -> ServerLM:

@@ -17,14 +17,11 @@ class StrictLoader(yaml.SafeLoader):
     """SafeLoader (plain data only, never Python objects) with YAML 1.2 floats and duplicate keys refused."""
 
 
-StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """The same by libyaml's scanner, where PyYAML has it (its wheels do): a tenth of the time, and briefer errors."""
 
 
-def _mapping_without_duplicates(loader: StrictLoader, node: yaml.MappingNode) -> dict:
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     seen: set = set()
     for key, (key_node, _) in zip(keys, node.value, strict=True):
@@ -36,11 +33,21 @@ def _mapping_without_duplicates(loader: StrictLoader, node: yaml.MappingNode) ->
     return loader.construct_mapping(node, deep=True)
 
 
-StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+for _loader in (StrictLoader, _FastLoader):
+    _loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
+    _loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
 
 
 def parse(text: str, where: str) -> Any:
     """Parse `text`; `where` names it in errors. Raises UserError with line and column."""
+    try:
+        return yaml.load(text, _FastLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        pass  # said below, with the line that is wrong
     try:
         return yaml.load(text, StrictLoader)  # noqa: S506 - StrictLoader is a SafeLoader
     except yaml.YAMLError as error:

@@ -74,14 +74,15 @@ class Judge:
 class Verdicts:
     """ratings[question, turn]: one for each judging, None where there is none. why: of each None, counted: `unparsed`
     (no reply had a rating), `failed` (no reply), `too_long` (for the judge). counts: replies, unparseable, several,
-    quoted (verdicts.Verdict), and what the client counted. served: the names that the server gave the judge. days: on
-    which it replied.
+    quoted (verdicts.Verdict). this_time: what the client counted, of the replies that were not there already. served:
+    the names that the server gave the judge. days: on which it replied.
     """
 
     judgings: int
     ratings: dict[tuple[str, int], list[float | None]]
     why: Counter = field(default_factory=Counter)
     counts: Counter = field(default_factory=Counter)
+    this_time: Counter = field(default_factory=Counter)
     served: set[str] = field(default_factory=set)
     days: set[str] = field(default_factory=set)
 
@@ -119,7 +120,7 @@ def judge_all(
 
             settings = {"width": judge.slots, "retries": 0, "wait_s": 0.0, "counts": Counter()}
             work_through("mt_bench verdicts", policy, waiting, one, **settings)
-            found.counts.update({name: n for name, n in policy.counts.items() if name != "replies"})
+            found.this_time.update(policy.counts)
     for case in works:
         case.count(found)
     return found

@@ -136,7 +136,7 @@ def _answers(records: dict[str, list[dict]], counts: Counter) -> dict:
         "empty": sum(record["status"] == COMPLETED and not record["answer"] for record in every),
         "shortened": sum(record["status"] == COMPLETED and record["max_new_tokens"] < most for record in every),
         "no_room": sum(record["status"] == CONTEXT_LIMIT for record in every),
-        "counts": dict(sorted(counts.items())),
+        "this_time": dict(sorted(counts.items())),  # what was kept from before is not in it
     }
 
 
@@ -150,6 +150,7 @@ def _judge(questions: Questions, verdicts: Verdicts, rules: Rules, judge: Judge)
         "prompts": prompts.digest(questions.prompts),
         "remark": SNAPSHOT if _of_the_paper(judge.model, rules) else None,
         "counts": dict(sorted(verdicts.counts.items())),
+        "this_time": dict(sorted(verdicts.this_time.items())),
         "without_rating": dict(sorted(verdicts.why.items())),
     }
 
