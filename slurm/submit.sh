@@ -16,7 +16,7 @@ for word in "$@"; do
 done
 for name in SBATCH EVAL_SBATCH CPU_SBATCH; do
     xargs -r printf '%s\0' <<< "${!name:-}" > /dev/null || {
-        echo "slurm/submit.sh: $name=${!name} is no list of words for a shell (above); sbatch would not get them" >&2
+        echo "slurm/submit.sh: $name=${!name:-} is no list of words for a shell (above); sbatch would not get them" >&2
         exit 2
     }
 done

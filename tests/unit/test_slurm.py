@@ -82,7 +82,7 @@ def slurm(tmp_path):
 
 def test_where_there_is_no_slurm_the_steps_are_listed_and_it_says_so(slurm, tmp_path):
     (bare := tmp_path / "bare").mkdir()
-    for tool in ("bash", "dirname", "mktemp", "rm"):
+    for tool in ("bash", "dirname", "mktemp", "printf", "rm", "xargs"):
         (bare / tool).symlink_to(shutil.which(tool))
     done = submit(slurm, *CHAIN, PATH=str(bare))
     assert done.returncode == 2 and "no sbatch here, so nothing was queued" in done.stderr
