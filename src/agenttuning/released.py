@@ -57,7 +57,9 @@ def find(recipe: Recipe, model: str | None) -> Path:
 
     known = weights(recipe)
     try:
-        return find_model(recipe, model or known.hub_id, None if model else known.revision)[0]
+        path = find_model(recipe, model or known.hub_id, None if model else known.revision)[0]
+        check_size(path, PUBLISHED_SIZE.match(recipe.name)[1])
+        return path
     except UserError as error:
         if model:
             raise
@@ -65,6 +67,23 @@ def find(recipe: Recipe, model: str | None) -> Path:
             f"{error}; the same weights were also seen as {', '.join(known.other_ids)}: --model takes one of these, or "
             "a local copy"
         ) from None
+
+
+def check_size(path: Path, size: str) -> None:
+    """Raise UserError unless a folder's config is that of Llama-2 of this size: another model's scores would stand in
+    the comparison as the authors'. The vocabulary may differ, as a padding token may have been added.
+    """
+    from agenttuning import model_size
+
+    found, wanted = model_size.find(str(path)), model_size.LLAMA_2[size]
+    shape = ("hidden", "layers", "heads", "kv_heads", "mlp")
+    if isinstance(found, str) or any(getattr(found, name) != getattr(wanted, name) for name in shape):
+        seen = found if isinstance(found, str) else f"{found.layers} layers of width {found.hidden}"
+        raise UserError(
+            f"{path} is no AgentLM-{size.upper()} ({seen}, where that has {wanted.layers} of width {wanted.hidden}); "
+            "its scores would stand as the authors'; give the released weights, or score this model by eval-held-in "
+            "and eval-general with --model"
+        )
 
 
 def parts(recipe: Recipe, arguments: Namespace) -> dict[str, Namespace]:

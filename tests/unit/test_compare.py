@@ -208,6 +208,9 @@ def test_models_that_ran_the_same_items_are_tested_in_pairs(tmp_path) -> None:
         ("tuned - released", "alfworld"), ("tuned: vllm - transformers", "gsm8k"),
         ("tuned: vllm - transformers", "mt_bench"),
     }  # fmt: skip
+    write(tmp_path, "base", "general/paper/vllm", "paper@1", {"gsm8k": won(300, 1319)})
+    again = {(one.what, one.task) for one in made(tmp_path).pairs} - set(pairs)
+    assert again == {("tuned - base, vllm", "gsm8k"), ("base: vllm - server", "gsm8k")}, "which backend is said"
     one = pairs["tuned - base", "alfworld"]
     assert (one.first, one.second, one.n, one.protocol) == ("base", "tuned", 50, "paper-text@1")
     assert one.difference == pytest.approx(60) and one.p == pytest.approx(2 / 2**30, rel=1e-6)

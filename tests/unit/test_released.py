@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttuning import cli, model_files, recipe, released
+from agenttuning import cli, model_files, model_size, recipe, released
 from agenttuning.chat import sentencepiece
 from agenttuning.errors import UserError
 from agenttuning.recipe.schema import REPOSITORY
@@ -52,6 +52,13 @@ def weights(tmp_path_factory) -> Path:
     (folder / sentencepiece.FILE).write_bytes(model)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     return folder
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, request) -> None:
+    """Weights of our tiny model's shape pass for the 13B's."""
+    if "weights" in request.fixturenames:
+        monkeypatch.setitem(model_size.LLAMA_2, "13b", model_size.find(str(request.getfixturevalue("weights"))))
 
 
 @pytest.fixture
@@ -109,6 +116,12 @@ def test_what_one_part_lacks_does_not_cost_the_other_its_turn(weights, checkout,
     said = capsys.readouterr()
     assert "general has no score yet" in said.out and "no score of general, for" in said.err
     assert (run / "eval/released/held-in/paper-text/scores.json").is_file()
+
+
+def test_another_model_is_not_scored_as_the_authors(weights, tmp_path, monkeypatch) -> None:
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no AgentLM-13B .1 layers of width 32, where that has 40 of width 5120.; its scores"):
+        released.find(recipe.load(RECIPE, (), tmp_path), str(weights))
 
 
 def test_without_a_copy_the_known_ids_are_asked_for_what_is_needed_and_nothing_else(monkeypatch, tmp_path) -> None:

@@ -19,7 +19,9 @@ def make(results: list[Result]) -> list[Pair]:
         for second in (one for one in good if one.side == second_side):
             for first in (one for one in good if one.side == first_side):
                 if _place(first) == _place(second) and first.backend == second.backend:
-                    found.append(_pair(f"{second_side} - {first_side}", first_side, second_side, first, second))
+                    several = len({one.backend for one in good if _place(one) == _place(second)}) > 1
+                    what = f"{second_side} - {first_side}{f', {second.backend}' * several}"
+                    found.append(_pair(what, first_side, second_side, first, second))
     for first, second in combinations(good, 2):
         if first.side == second.side and _place(first) == _place(second) and first.backend != second.backend:
             what = f"{first.side}: {second.backend} - {first.backend}"
