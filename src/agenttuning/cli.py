@@ -392,7 +392,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse(verb: str, words: list[str]) -> Arguments:
     """The arguments of a verb. Raises UserError for an unknown verb, SystemExit for words it does not take."""
     if verb not in VERBS:
-        from agenttuning.recipe.keys import nearest
+        from agenttuning.errors import nearest
 
         raise UserError(f"there is no verb `{verb}`; {nearest(verb, VERBS)}")
     run, takes = VERBS[verb]

@@ -1,4 +1,7 @@
-"""The exceptions that a person is meant to see."""
+"""The exceptions that a person is meant to see, and the word that may have been meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -11,3 +14,10 @@ class Stopped(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
         self.status = 128 + number
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The closest known word, as a clause for an error message."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known[:40])}"

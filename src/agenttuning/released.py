@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenttuning.environments import HELD_IN
-from agenttuning.errors import UserError
+from agenttuning.errors import UserError, nearest
 from agenttuning.general import protocol as general_protocol
-from agenttuning.recipe.keys import nearest
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.scoring.compare import PUBLISHED_SIZE

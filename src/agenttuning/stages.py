@@ -18,11 +18,10 @@ from typing import Any
 
 from agenttuning import protocols
 from agenttuning.environments import HELD_IN, Backend, Room, backend_of, benchmark_items, held_in
-from agenttuning.errors import UserError
+from agenttuning.errors import UserError, nearest
 from agenttuning.protocols.messages import Prompts, own
 from agenttuning.protocols.prompts import load as load_prompts
 from agenttuning.protocols.prompts import not_the_papers
-from agenttuning.recipe.keys import nearest
 
 PAPER = ("paper-text", "paper-code")  # the protocols whose scores may be set beside the paper's
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from agenttuning import protocols, stages
 from agenttuning.environments import HELD_IN, benchmark_items, held_in
-from agenttuning.errors import UserError
+from agenttuning.errors import UserError, nearest
 from agenttuning.plan import evaluation as plan_evaluation
 from agenttuning.recipe import Recipe
-from agenttuning.recipe.keys import nearest
 from agenttuning.suites import suite_for
 
 Parse = Callable[[str, list[str]], argparse.Namespace]

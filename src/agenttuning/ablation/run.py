@@ -90,7 +90,7 @@ def _chosen(main: Recipe, sources: Mapping[str, dict[str, Source]], options: Opt
 
 
 def _check_names(options: Options, known: list[str]) -> None:
-    from agenttuning.recipe.keys import nearest
+    from agenttuning.errors import nearest
 
     for name in options.names:
         if name not in known:

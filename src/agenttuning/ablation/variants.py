@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from agenttuning.data.sources import load_card
-from agenttuning.errors import UserError
+from agenttuning.errors import UserError, nearest
 from agenttuning.launch import overrides
 from agenttuning.recipe import Recipe, Source, load
-from agenttuning.recipe.keys import nearest
 
 AGENT_FORMAT = "agentinstruct"  # the format, in a data card, of trajectories; every other source is general
 UNFILTERED = {"agentinstruct": "agentinstruct-unfiltered"}  # trajectories, and their place before the reward filter

@@ -19,8 +19,7 @@ from agenttuning.data.convert import Unreadable
 from agenttuning.data.files import SUFFIXES, file_digest, local_files
 from agenttuning.data.lock import LOCK, pin
 from agenttuning.data.sources import SourceCard, read
-from agenttuning.errors import UserError
-from agenttuning.recipe.keys import nearest
+from agenttuning.errors import UserError, nearest
 from agenttuning.recipe.schema import REPOSITORY, build
 from agenttuning.recipe.yaml_io import read_mapping
 

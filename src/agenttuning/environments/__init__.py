@@ -42,8 +42,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from agenttuning.errors import UserError
-from agenttuning.recipe.keys import nearest
+from agenttuning.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Filters:
 
     def _check(self, entries: list[Entry]) -> None:
         from agenttuning.chat.show import escape
-        from agenttuning.recipe.keys import nearest
+        from agenttuning.errors import nearest
 
         known = {
             "task": sorted({entry.task for entry in entries}),

@@ -57,7 +57,7 @@ def look(
 def _show(index: indexed.Index, chosen: list[indexed.Entry], item: str, full: bool) -> None:
     found = [entry for entry in chosen if entry.item == item]
     if not found:
-        from agenttuning.recipe.keys import nearest
+        from agenttuning.errors import nearest
 
         near = view.one_line(nearest(item, {entry.item for entry in chosen}), 400) if chosen else "none was chosen"
         raise UserError(f"there is no episode of the item {item!r} among {len(chosen):,}; {near}")

@@ -18,10 +18,9 @@ from agenttuning.data.convert import Unreadable
 from agenttuning.data.files import SUFFIXES, read_file
 from agenttuning.data.lock import LOCK, is_commit, pin
 from agenttuning.data.sources import SourceCard, read
-from agenttuning.errors import UserError
+from agenttuning.errors import UserError, nearest
 from agenttuning.general.protocol import FOLDER
 from agenttuning.general.task_files import installed
-from agenttuning.recipe.keys import nearest
 from agenttuning.recipe.yaml_io import read_mapping
 
 LETTERS = "ABCD"

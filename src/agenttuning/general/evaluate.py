@@ -18,7 +18,7 @@ from agenttuning import run_record
 from agenttuning.chat import format_of
 from agenttuning.data.folders import alone_in
 from agenttuning.disk import needs_room
-from agenttuning.errors import UserError
+from agenttuning.errors import UserError, nearest
 from agenttuning.general import documents as items
 from agenttuning.general import judged, mt_bench, originals
 from agenttuning.general.documents import Documents
@@ -27,7 +27,6 @@ from agenttuning.general.kept import Answers
 from agenttuning.general.mt_bench import Judge, Questions
 from agenttuning.general.players import Player
 from agenttuning.general.protocol import GeneralProtocol, Rules, find
-from agenttuning.recipe.keys import nearest
 from agenttuning.scoring import scores
 from agenttuning.scoring.compare import published_lines
 from agenttuning.stopping import stoppable

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agenttuning.errors import UserError
-from agenttuning.recipe.keys import nearest
+from agenttuning.errors import UserError, nearest
 from agenttuning.recipe.schema import REPOSITORY, build, one_of
 from agenttuning.recipe.yaml_io import read_mapping
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from agenttuning.errors import UserError
+from agenttuning.errors import UserError, nearest
 from agenttuning.protocols.messages import Format
-from agenttuning.recipe.keys import nearest
 from agenttuning.recipe.schema import REPOSITORY, build, one_of
 from agenttuning.recipe.yaml_io import read_mapping
 

@@ -9,8 +9,7 @@ holds them to the installed accelerate.
 from pathlib import Path
 from typing import Any
 
-from agenttuning.errors import UserError
-from agenttuning.recipe.keys import nearest
+from agenttuning.errors import UserError, nearest
 from agenttuning.recipe.schema import Recipe
 from agenttuning.recipe.yaml_io import read_mapping
 

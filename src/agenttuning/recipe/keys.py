@@ -5,14 +5,13 @@ six seconds and a plan must not. `python -m agenttuning.recipe.keys` writes it a
 """
 
 import dataclasses
-import difflib
 import enum
 import functools
 import types
 import typing
 from importlib import resources
 
-from agenttuning.errors import UserError
+from agenttuning.errors import UserError, nearest
 
 BLOCKS = ("mixture", "launch", "publish")
 
@@ -67,13 +66,6 @@ def trl_types() -> dict[str, frozenset[str]]:
 def value_types() -> dict[str, frozenset[str]]:
     """Allowed types of every top-level key outside our blocks: TRL's and those of ADDED."""
     return {**trl_types(), **ADDED}
-
-
-def nearest(key: str, known: typing.Iterable[str]) -> str:
-    """The closest known key, as a clause for an error message."""
-    known = sorted(known)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known[:40])}"
 
 
 def refuse_unknown(key: str, known: typing.Iterable[str], where: str) -> typing.NoReturn:
