@@ -19,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from agenttuning.general import humaneval
-from agenttuning.sandbox_dialogue import Program, run_programs
+from agenttuning.sandbox.dialogue import Program, run_programs
 
 WRONG = {
     "returns None": "def {name}(*_, **__): return None",

@@ -13,9 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agenttuning import sandbox_dialogue
-from agenttuning.sandbox import Limits
-from agenttuning.sandbox_dialogue import Program, run_programs
+from agenttuning.sandbox import Limits, dialogue
+from agenttuning.sandbox.dialogue import Program, run_programs
 
 DOUBLE = "def check(candidate):\n    assert candidate(1) == 2\n"
 # Waits for a lock that it holds itself: no CPU second is ever used up.
@@ -27,10 +26,10 @@ def program(code: str) -> Program:
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sandbox_dialogue.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(dialogue.tempfile, "tempdir", str(tmp_path))
     before, started = _open_files(), []
-    start = sandbox_dialogue.start
-    monkeypatch.setattr(sandbox_dialogue, "start", lambda *a: started.append(start(*a)) or started[-1])
+    start = dialogue.start
+    monkeypatch.setattr(dialogue, "start", lambda *a: started.append(start(*a)) or started[-1])
     waits = "import os\ndef f(x):\n  while True: os.read(0, 9)"
     run_programs([program(waits), program("def f(x): return 3"), program("\0")], 2, Limits(wall_s=1.0))
     assert not list(tmp_path.iterdir())

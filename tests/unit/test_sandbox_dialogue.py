@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from agenttuning import sandbox, sandbox_dialogue
-from agenttuning.sandbox import Limits, SandboxError
-from agenttuning.sandbox_dialogue import LIMITS, Program, TestError, run_programs
-from agenttuning.sandbox_values import parse
+from agenttuning import sandbox
+from agenttuning.sandbox import Limits, SandboxError, dialogue
+from agenttuning.sandbox.dialogue import LIMITS, Program, TestError, run_programs
+from agenttuning.sandbox.values import parse
 
 PROMPT = "def helper(x):\n    return x + 1\n\n\ndef f(x):\n    ''' What is wanted. '''\n"
 DOUBLE = "def check(candidate):  # the needle\n    for x in (1, 5, 30):\n        assert candidate(x) == 2 * x\n"
@@ -140,9 +140,9 @@ def level(request, monkeypatch, tmp_path) -> str:
         source = sandbox.CHILD.read_text()
         assert source.count('"x86_64": (') == source.count('"aarch64": (') == 1
         (tmp_path / sandbox.CHILD.name).write_text(source.replace('"x86_64": (', '"x": (').replace('"aarch64"', '"a"'))
-        child = tmp_path / sandbox_dialogue.CHILD.name
-        child.write_text(sandbox_dialogue.CHILD.read_text())
-        monkeypatch.setattr(sandbox_dialogue, "CHILD", child)
+        child = tmp_path / dialogue.CHILD.name
+        child.write_text(dialogue.CHILD.read_text())
+        monkeypatch.setattr(dialogue, "CHILD", child)
     return request.param
 
 
@@ -252,12 +252,12 @@ def test_speaking_out_of_turn_is_noticed() -> None:
     many = "import os\ndef f(x):\n  os.write(1, b'[\"value\",2]\\n[\"value\",10]\\n')\n  return 2 * x"
     assert [verdict.status for verdict in run_programs([program(early), program(many)])] == ["output", "output"]
     (reads, said), (asked, writes) = os.pipe(), os.pipe()
-    child = object.__new__(sandbox_dialogue._Child)
+    child = object.__new__(dialogue._Child)
     child.deadline, child.left = time.monotonic() + 9, 99
     with os.fdopen(reads, "rb", 0) as stdout, os.fdopen(writes, "wb", 0) as stdin:
         child.process = SimpleNamespace(stdin=stdin, stdout=stdout)
         os.write(said, b'["value",2]\n')
-        with pytest.raises(sandbox_dialogue._Lost, match="out of turn"):
+        with pytest.raises(dialogue._Lost, match="out of turn"):
             child.ask(("what", "is", "it"))
     os.close(said)
     os.close(asked)
@@ -265,13 +265,13 @@ def test_speaking_out_of_turn_is_noticed() -> None:
 
 def test_the_test_never_reaches_the_foreign_process(monkeypatch) -> None:
     told = {}
-    tell = sandbox_dialogue._Child._tell
+    tell = dialogue._Child._tell
 
     def listening(child, frame):
         told.setdefault(child.process.pid, []).append(repr(frame))
         tell(child, frame)
 
-    monkeypatch.setattr(sandbox_dialogue._Child, "_tell", listening)
+    monkeypatch.setattr(dialogue._Child, "_tell", listening)
     assert one("def f(x): return 'mine'", holds("c('argument') == 'needle'")).status == "wrong"
     [foreign] = ["".join(frames) for frames in told.values() if "return 'mine'" in "".join(frames)]
     assert "argument" in foreign and "needle" not in foreign and "check" not in foreign
@@ -376,11 +376,11 @@ def test_a_test_that_says_nothing_is_refused(test) -> None:
 def test_a_sandbox_that_fails_is_no_wrong_answer(monkeypatch, tmp_path) -> None:
     with pytest.raises(SandboxError, match="before its first call"):
         one("def f(x): return 2 * x", "import os\nos._exit(0)")
-    broken, marker = tmp_path / "child.py", tmp_path / "marker"
+    broken, marker = tmp_path / "broken.py", tmp_path / "marker"
     (tmp_path / sandbox.CHILD.name).write_text(sandbox.CHILD.read_text())
-    monkeypatch.setattr(sandbox_dialogue, "CHILD", broken)
+    monkeypatch.setattr(dialogue, "CHILD", broken)
     once = f"import os\nif not os.path.exists({str(marker)!r}):\n    open({str(marker)!r}, 'w')\n    os._exit(1)\n"
-    broken.write_text(once + Path(sandbox_dialogue.__file__).with_name("sandbox_dialogue_child.py").read_text())
+    broken.write_text(once + Path(dialogue.__file__).with_name("dialogue_child.py").read_text())
     assert one("def f(x): return 2 * x").passed and marker.exists()
     for text in ("raise OSError('no such luck')", "print('ready for anything', flush=True)", "import os\nos.close(1)"):
         broken.write_text(f"{text}\n")

@@ -25,7 +25,7 @@ from agenttuning.errors import UserError
 from agenttuning.general.humaneval_replies import program
 from agenttuning.miniature.general import samples as miniature_samples
 from agenttuning.recipe.schema import REPOSITORY
-from agenttuning.sandbox_dialogue import Program, TestError, run_programs
+from agenttuning.sandbox.dialogue import Program, TestError, run_programs
 
 NAME = "humaneval"
 COLUMNS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
@@ -226,7 +226,7 @@ def rewards(samples: list[dict], rules: Any) -> dict[str, float]:
 
 
 def statuses(samples: list[dict]) -> dict[str, int]:
-    """How many of all programs ended in which way (`sandbox_dialogue.run_programs`), from lm-eval's logged samples."""
+    """How many of all programs ended in which way (`sandbox.dialogue.run_programs`), from lm-eval's logged samples."""
     return dict(Counter(one["status"] for sample in samples for judged in sample["filtered_resps"] for one in judged))
 
 

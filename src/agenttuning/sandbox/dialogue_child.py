@@ -1,7 +1,7 @@
-"""The inside of a pair of sandboxes: a script, started twice by sandbox_dialogue.py, for a test and for foreign code.
+"""The inside of a pair of sandboxes: a script, started twice by dialogue.py, for a test and for foreign code.
 
 stdin: frames, each 8 bytes of length and so many of marshal. The first names the modules and the limits; the code, or
-the test, comes in the second, when the walls are up. stdout: `ready GUARDS`, then lines of JSON as sandbox_values.py
+the test, comes in the second, when the walls are up. stdout: `ready GUARDS`, then lines of JSON as values.py
 has them. Foreign code says ["defined"] and then answers every call with ["value", value], with ["value", value,
 arguments, named] if it changed its arguments, with ["error", type, builtin type] or ["strange", type]. A test says
 ["call", arguments, named], and in the end ["passed"] or ["failed", type, "test" or "candidate"]. Each speaks only when
@@ -16,7 +16,7 @@ from _collections import deque
 from itertools import islice
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib is dear to import
-import sandbox_child as walls  # noqa: E402
+import child as walls  # noqa: E402
 
 sys.path.pop()
 SMALL = 10**15  # an integer below it is written in digits; far below the length at which int() and str() refuse
@@ -40,7 +40,7 @@ def read(size):
 
 
 def dump(value, depth=0):
-    """A value in the format of sandbox_values.py, whatever a subclass says of itself. TypeError: it is not plain."""
+    """A value in the format of values.py, whatever a subclass says of itself. TypeError: it is not plain."""
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):
@@ -100,7 +100,7 @@ def quote(text):
 
 
 def build(tree):
-    """The value of a tree, see sandbox_values.py."""
+    """The value of a tree, see values.py."""
     if type(tree) is list:
         return [build(entry) for entry in tree]
     return BUILDERS[tree[0]](tree[1]) if type(tree) is tuple else tree

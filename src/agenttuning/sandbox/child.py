@@ -1,4 +1,4 @@
-"""The inside of the sandbox: a script, started by sandbox.py, that gives up its rights and then runs foreign code.
+"""The inside of the sandbox: a script, started by __init__.py, that gives up its rights and then runs foreign code.
 
 stdin: marshal of (code, name, list of argument tuples, modules, limits). stdout: one line `ready GUARDS`, written
 before the foreign code is even compiled, then one JSON object, {"values": [...]} or {"error": text, "case": number}.

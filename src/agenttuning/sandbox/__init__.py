@@ -18,7 +18,7 @@ What holds a child, in the words of `Verdict.guards`:
 
 Not guaranteed at any level: protection from faults of the kernel, and fair sharing of the CPU among children. A
 function can see all its arguments at once, so a test must not be answerable from the arguments alone. Tests that are
-programs themselves go through sandbox_dialogue.py.
+programs themselves go through dialogue.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHILD = Path(__file__).with_name("sandbox_child.py")
+CHILD = Path(__file__).with_name("child.py")
 READY = re.compile(rb"ready ([a-z+]{1,60})\n")
 # Imported before the walls go up when a line with an import names them; everything else cannot be imported.
 MODULES = (

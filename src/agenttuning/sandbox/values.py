@@ -26,7 +26,7 @@ import math
 import re
 from typing import Any
 
-# more than sandbox_child.DEPTH and the lists of a message around it; far less than Python's own limit
+# more than child.DEPTH and the lists of a message around it; far less than Python's own limit
 DEPTH = 60
 ENTRIES = ("tuple", "set", "frozenset", "deque", "iterator")
 TEXTS = {
