@@ -34,7 +34,6 @@ from agenttuning.stopping import stoppable
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
 
-GROUP = "general"
 PRACTICE_ITEMS = 40  # a benchmark of the tiny twin; 95 % within +-15 points
 
 
