@@ -128,7 +128,7 @@ def test_a_command_over_several_lines_is_one_for_shell_and_make(tmp_path) -> Non
     text = compare.compare(load("13b", tmp_path))
     [start] = re.findall(r"^  make eval-held-in-13b (?:.*\\\n)*.*meta-llama.*(?:\n      .*)*", text, re.M)
     done = subprocess.run(
-        ["bash", "-c", start.replace("make ", "make -n READY= VENV=env ", 1)],
+        ["bash", "-c", start.replace("make ", "make -n --no-print-directory READY= VENV=env ", 1)],
         capture_output=True,
         text=True,
         timeout=30,
