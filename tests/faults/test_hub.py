@@ -350,7 +350,8 @@ upload(pathlib.Path(sys.argv[1]), sys.argv[2], True, "A push", repo_type="model"
 def test_a_push_that_is_killed_is_completed_by_the_next(hub, folder, number):
     before = contents(folder)
     words = [sys.executable, "-c", CHILD, str(folder), NAME]
-    environment = os.environ | {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
 
         def kill(method, path):

@@ -111,7 +111,7 @@ def test_rows_and_files_are_refused_and_the_secret_is_not_repeated(world, hub, c
     out = capsys.readouterr()
     for said in (text, record, out.out, out.err):
         assert FAKE not in said and KEY not in said
-    assert hub.requests == [] and not (world / "runs/tiny/sft/hub").exists()
+    assert hub.requests == [] and not (world / "runs/tiny/sft/hub/data").exists()
 
 
 def test_what_was_looked_at_goes_and_the_card_says_so(world, hub):  # noqa: F811
