@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,9 +72,7 @@ class Documents:
             seen[row.get("subject", "")] += 1
             ranked.append((seen[row.get("subject", "")] if self.task == "mmlu" else 0, place))
         kept = sorted(place for _, place in sorted(ranked)[:most])
-        return Documents(
-            self.task, [self.test[p] for p in kept], self.source, self.revision, self.practice, self.examples
-        )
+        return replace(self, test=[self.test[place] for place in kept])
 
 
 def load(task: str, path: str | Path | None) -> Documents:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -19,9 +18,10 @@ from agenttuning.general.kept import Answers
 from agenttuning.general.lm import Asking, Lost, is_lost, quiet
 from agenttuning.general.originals import Originals
 from agenttuning.general.protocol import Rules
+from agenttuning.general.task_files import write_documents
 from agenttuning.scoring import intervals
 
-SHOTS_SEED = 1234  # lm_eval.simple_evaluate's default: which examples lm-eval's own gsm8k draws
+SEED = 1234  # lm_eval.simple_evaluate's default: which examples lm-eval's own gsm8k draws, and torch's own samples
 
 
 def run(
@@ -103,6 +103,7 @@ def _rewards(task: str, samples: list[dict], rules: Rules) -> dict[str, float]:
 def _evaluated(lm: Asking, rules: Rules, names: list[str], folder: Path) -> list[dict]:
     try:
         import datasets
+        import torch
         from lm_eval.evaluator import evaluate
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -117,9 +118,10 @@ def _evaluated(lm: Asking, rules: Rules, names: list[str], folder: Path) -> list
         # what lm_eval.simple_evaluate does, without its seconds of asking pip and the shell about this machine
         loaded = TaskManager(include_path=str(folder), include_defaults=False).load(names)
         for task in loaded["tasks"].values():
-            task.set_fewshot_seed(seed=SHOTS_SEED)
+            task.set_fewshot_seed(seed=SEED)
             if task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
+        torch.manual_seed(SEED)
         with _templates_compiled_once():
             results = evaluate(
                 lm=lm,
@@ -237,6 +239,4 @@ def _write_samples(path: Path, samples: list[dict], lost: dict[str, str], rules:
         else:
             row = {**_told(sample, rules), "score": float(sample[rules.metric])}
         rows.append({"id": name, **row})
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    write_documents(path, rows)

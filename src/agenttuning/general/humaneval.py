@@ -23,8 +23,9 @@ import yaml
 from agenttuning.data.files import SUFFIXES, read_file
 from agenttuning.errors import UserError
 from agenttuning.general.humaneval_replies import program
+from agenttuning.general.protocol import TASK_FILES
+from agenttuning.general.task_files import write_documents, write_task
 from agenttuning.miniature.general import samples as miniature_samples
-from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.sandbox.dialogue import Program, TestError, run_programs
 
 NAME = "humaneval"
@@ -124,8 +125,7 @@ def write(folder: Path, rules: Any, documents: list[dict], cache: str | None) ->
     rules.lm_eval: stem of the committed file, whose metadata names the package's file that it goes on from. cache:
     where `datasets` keeps its copy, None for its own place. Raises UserError where the package's file lacks something.
     """
-    committed = REPOSITORY / "evaluation" / "lm_eval" / f"{rules.lm_eval}.yaml"
-    ours = _read(committed)
+    ours = _read(TASK_FILES / f"{rules.lm_eval}.yaml")
     packaged = package_file(ours["metadata"]["packaged"])
     task = {key: packaged[key] for key in TAKEN if key in packaged and key not in ours}
     if documents[0]["task_id"].startswith(TINY):
@@ -134,13 +134,9 @@ def write(folder: Path, rules: Any, documents: list[dict], cache: str | None) ->
             task |= TINY_FORM
         task["generation_kwargs"] = {**packaged["generation_kwargs"], **ours.get("generation_kwargs", {})}
         task["generation_kwargs"]["max_gen_toks"] = TINY_TOKENS
-    folder.mkdir(parents=True, exist_ok=True)
-    data = folder / f"{NAME}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in documents), encoding="utf-8")
-    place = {"data_files": {"test": str(data.resolve())}, **({"cache_dir": cache} if cache else {})}
-    task = {"include": str(committed), "task": NAME, "dataset_kwargs": place, **task}
-    (folder / f"{NAME}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
-    return [NAME]
+    return [
+        write_task(folder, NAME, rules, {"test": write_documents(folder / f"{NAME}.jsonl", documents)}, cache, task)
+    ]
 
 
 def package_file(name: str) -> dict[str, Any]:

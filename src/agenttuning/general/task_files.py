@@ -20,7 +20,7 @@ def write_documents(path: Path, rows: list[dict]) -> str:
     """Write rows as JSONL, whole or not at all; the absolute path, as a task file names it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
     partial.replace(path)
     return str(path.resolve())
 
