@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from agenttuning.errors import UserError
 from agenttuning.report.templating import public_text
 from agenttuning.scoring import comparison, published, scores
+from agenttuning.scoring.results import PLACES
 
 if TYPE_CHECKING:
     from agenttuning.scoring.comparison import Comparison
 
-PLACES = ("{label}/scores.json", "{label}/held-in/*/scores.json", "{label}/general/*/*/scores.json")
 SIDES = {"tuned": "model", "base": "started_from"}  # the key of train.json that holds the digest of each
 DIGEST = 16  # letters of it in a score's `model`
 UNITS = {"rating": 2}  # decimals of a metric that is no percentage
@@ -146,8 +146,8 @@ def labels(compared: Comparison | None, side: str) -> list[str]:
 
 def _of_label(run_dir: Path, side: str, label: str, digest: str | None) -> list[Score]:
     found = []
-    for pattern in PLACES:
-        for path in sorted((run_dir / "eval").glob(pattern.format(label=label))):
+    for place in PLACES.values():
+        for path in sorted((run_dir / "eval" / label).glob(place)):
             content, file = scores.read(path), path.relative_to(run_dir).as_posix()
             if label == side:  # a server's own name says nothing of its weights
                 check_weights(content.get("model"), side, digest, path)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agenttuning.scoring import scores
-
-PLACES = (f"eval/*/held-in/*/{scores.FILE}", f"eval/*/general/*/*/{scores.FILE}")
+from agenttuning.scoring.results import GENERAL, HELD_IN, PLACES
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Score:
 def find(run_dir: Path) -> list[Score]:
     """Of `eval-held-in` and `eval-general`, in the order of the files' names."""
     found = []
-    for place in PLACES:
-        for path in sorted(run_dir.glob(place)):
+    for place in (PLACES[HELD_IN], PLACES[GENERAL]):
+        for path in sorted(run_dir.glob(f"eval/*/{place}")):
             content = scores.read(path)
             label = path.relative_to(run_dir).parts[1]
             found += [_score(name, label, content, entry) for name, entry in content["tasks"].items()]

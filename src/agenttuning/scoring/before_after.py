@@ -6,7 +6,8 @@ from pathlib import Path
 
 from agenttuning.errors import UserError
 from agenttuning.scoring import intervals, published, scores
-from agenttuning.scoring.results import SUITE, Result, counted, unit, what_was_asked
+from agenttuning.scoring.results import SUITE, Result, unit
+from agenttuning.scoring.results import paired as over_the_same_items
 from agenttuning.scoring.text_table import table
 
 SIDES = ("base", "tuned")
@@ -86,16 +87,12 @@ def paired(base: dict | None, tuned: dict | None) -> tuple[float, float, float, 
     """tuned - base in the score's unit over the items that both were scored on: mean, low, high, n; None for none, and
     where the same ids stand for other items, prompts or judges.
     """
-    if not base or not tuned or base.get("void") or tuned.get("void") or what_was_asked(base) != what_was_asked(tuned):
+    found = over_the_same_items(base, tuned) if base and tuned else None
+    if found is None:
         return None
-    before, after = counted(base), counted(tuned)
-    items = sorted(before.keys() & after.keys())
-    if not items:
-        return None
-    one, two = ([rewards[item] for item in items] for rewards in (before, after))
+    (one, two), scale = found, unit(base)
     low, high = intervals.paired_difference(one, two)
-    scale = unit(base)
-    return scale * (sum(two) - sum(one)) / len(items), scale * low, scale * high, len(items)
+    return scale * (sum(two) - sum(one)) / len(one), scale * low, scale * high, len(one)
 
 
 def _average(entry: dict | None) -> str:

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from agenttuning.scoring import intervals, significance
 from agenttuning.scoring.comparison import Pair
-from agenttuning.scoring.results import Result, counted, unit, what_was_asked
+from agenttuning.scoring.results import Result, counted, paired, unit
 
 SIDES = (("base", "tuned"), ("base", "released"), ("released", "tuned"))  # first, second
 
@@ -34,14 +34,12 @@ def _place(one: Result) -> tuple[str, str, str]:
 
 
 def _pair(what: str, name: str, other: str, first: Result, second: Result) -> Pair | None:
-    before, after = counted(first.entry), counted(second.entry)
-    items = sorted(before.keys() & after.keys())
-    if not items or what_was_asked(first.entry) != what_was_asked(second.entry):
+    if (found := paired(first.entry, second.entry)) is None:
         return None
-    one, two = ([rewards[item] for item in items] for rewards in (before, after))
-    low, high = intervals.paired_difference(one, two)
-    scale, difference = unit(first.entry), (sum(two) - sum(one)) / len(items)
+    low, high = intervals.paired_difference(*found)
+    scale, (one, two) = unit(first.entry), found
+    difference = (sum(two) - sum(one)) / len(one)
     return Pair(
-        what, first.name, first.protocol, name, other, len(items), scale * difference, (scale * low, scale * high),
+        what, first.name, first.protocol, name, other, len(one), scale * difference, (scale * low, scale * high),
         significance.paired_p(one, two),
     )  # fmt: skip

@@ -81,6 +81,17 @@ def what_was_asked(entry: dict) -> list:
     ]
 
 
+def paired(first: dict, second: dict) -> tuple[list[float], list[float]] | None:
+    """What two entries count, item by item in one order, over the items of both; None where there are none, where one
+    is void, and where the same ids stand for other items, prompts or judges.
+    """
+    before, after = counted(first), counted(second)
+    items = sorted(before.keys() & after.keys())
+    if not items or first.get("void") or second.get("void") or what_was_asked(first) != what_was_asked(second):
+        return None
+    return [before[item] for item in items], [after[item] for item in items]
+
+
 def gather(run_dir: Path, elsewhere: Iterable[str] = ()) -> list[Result]:
     """Every result of the three sides, in the order of the files' names.
 
