@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agenttuning.errors import UserError
 from agenttuning.machine import peak_rss
 from agenttuning.training import adapters
 from agenttuning.training.checkpoints import write_synced
@@ -70,13 +71,15 @@ def logged(entry: dict, sources: list[str]) -> dict:
     return {**{key: entry.get(key) for key in LOGGED}, "loss_by_source": by_source}
 
 
-def finished(recipe: Recipe, prepared: Prepared) -> bool:
-    """Whether run_dir holds the finished model of this very recipe, these very rows and these very starting weights."""
+def finished(recipe: Recipe, prepared: Prepared | None = None) -> bool:
+    """Whether run_dir holds the finished model of this very recipe, these very starting weights and, where they are
+    given, these very rows (reading the rows of a large mixture takes hours).
+    """
     try:
         record = json.loads((recipe.run_dir / "train.json").read_text(encoding="utf-8"))
-        known = [record["data_key"], record["started_from"]]
-        same = recipe.is_record(record["recipe_hash"]) and known == [prepared.key, started_from(recipe)]
-    except (OSError, ValueError, KeyError, TypeError):
+        same = recipe.is_record(record["recipe_hash"]) and record["started_from"] == started_from(recipe)
+        same = same and (prepared is None or record["data_key"] == prepared.key)
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
     return same and (recipe.run_dir / "model" / "config.json").is_file()
 

@@ -225,6 +225,16 @@ def test_ratings_are_paired_in_their_own_unit():
     assert 0 < value["interval"][0] < 1 < value["interval"][1] < 2
 
 
+def test_two_turns_of_a_question_are_one_item():
+    def rated(values, turns):
+        rewards = {f"{name}/{turn}": value for name, value in zip("abcdefgh", values, strict=True) for turn in turns}
+        return scored(mt=entry(rewards, "rating") | {"score": sum(values) / 8})
+
+    ours, theirs = [7, 8, 9, 5, 6, 7, 8, 6], [5, 6, 9, 4, 6, 5, 7, 6]
+    one, two = (outcome.difference(rated(ours, turns), rated(theirs, turns), "held_in") for turns in ("1", "12"))
+    assert one["paired"] == two["paired"] == ["mt"] and one["interval"] == pytest.approx(two["interval"])
+
+
 def test_several_seeds_give_their_mean_a_t_interval_and_differences_seed_by_seed():
     main = main_recipe("tiny")
     found = {"agent-only": (90.0, 92.0), "mixed": (80.0, 84.0)}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from agenttuning import plan, run_record
 from agenttuning.ablation.variants import Variant, data_for
-from agenttuning.errors import UserError
 from agenttuning.plan.evaluation import jobs, span
 from agenttuning.recipe import Recipe
 from agenttuning.scoring.compare import table
@@ -41,20 +39,10 @@ def costs(runs: list[Variant], data: Mapping[str, Path]) -> list[Cost]:
 
 def state(recipe: Recipe) -> str:
     """What is in the run's folder: "finished" is a model of this very record from these very starting weights."""
-    if finished(recipe):
+    if run_record.finished(recipe):
         return "finished"
     checkpoints = sealed(recipe.run_dir)
     return f"begun ({checkpoints[0].name})" if checkpoints else ""
-
-
-def finished(recipe: Recipe) -> bool:
-    """Whether train.json and the model are those of this recipe. The rows are not compared: that takes reading them."""
-    try:
-        record = json.loads((recipe.run_dir / "train.json").read_text(encoding="utf-8"))
-        same = [record["recipe_hash"], record["started_from"]] == [recipe.hash, run_record.started_from(recipe)]
-    except (OSError, ValueError, KeyError, TypeError, UserError):
-        return False
-    return same and (recipe.run_dir / "model" / "config.json").is_file()
 
 
 def page(found: list[Cost]) -> str:

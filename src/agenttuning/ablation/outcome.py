@@ -16,7 +16,7 @@ from agenttuning.ablation.variants import MIXED, Variant, agent_sources
 from agenttuning.recipe import Recipe
 from agenttuning.recipe.yaml_io import read_mapping
 from agenttuning.scoring import comparison, intervals, published, scores
-from agenttuning.scoring.results import what_was_asked
+from agenttuning.scoring.results import counted, paired, unit
 
 SCHEMA = "agenttuning-ablation/1"
 BASE = "nothing (base)"
@@ -95,13 +95,11 @@ def difference(one: Scored, other: Scored, group: str) -> Number | None:
 
 
 def _paired(one: dict, other: dict) -> tuple[float, float, float] | None:
-    rewards, before = one.get("rewards") or {}, other.get("rewards") or {}
-    if not rewards or rewards.keys() != before.keys() or what_was_asked(one) != what_was_asked(other):
-        return None
-    items, strict = sorted(rewards), one["metric"] == "success_rate"
-    ours, theirs = ([float(v >= 1.0) if strict else v for v in map(part.get, items)] for part in (rewards, before))
-    scale = 1 if one["metric"] == "rating" else 100
-    value = scale * (sum(ours) - sum(theirs)) / len(items)
+    found = paired(other, one)
+    if found is None or {len(counted(one)), len(counted(other))} != {len(found[0])}:
+        return None  # not over all items of both
+    (theirs, ours), scale = found, unit(one)
+    value = scale * (sum(ours) - sum(theirs)) / len(ours)
     if not math.isclose(value, one["score"] - other["score"], abs_tol=1e-6):
         return None  # the metric is no mean of rewards (dbbench weighs categories alike): this would be another number
     low, high = intervals.paired_difference(theirs, ours)

@@ -134,7 +134,7 @@ def _make_one(one: Variant, options: Options, judge: judging.Judging, here: step
     """Train, judge and compare one variant; the command that failed, or None."""
     recipe = one.recipe
     # in this process `train` itself sees, in seconds, whether everything is as it was, its rows included
-    if steps.apart(recipe) and cost.finished(recipe):
+    if steps.apart(recipe) and run_record.finished(recipe):
         print(
             "trained already by this very recipe; to train it again: `agenttuning train` with --resume never",
             flush=True,
