@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from agenttuning.scoring.comparison import Row
 
 SIZE = re.compile(r"agentlm-(7b|13b|70b)/")
-TWO_DIGITS = ("webarena", "mt_bench")  # as the paper prints them
 ORDER = ("tuned", "released", "base")
 TAG_HERE = "@@the-tag-of-this-state@@"  # in the text whose digest gives the tag
 
@@ -181,8 +180,8 @@ def _compared(results: Results) -> dict[str, Any] | None:
                 "task": one.task,
                 "protocol": one.protocol,
                 "n": f"{one.n:,}",
-                "difference": number(one.difference, _digits(one.task), "+")
-                + interval(one.interval, _digits(one.task), "+"),
+                "difference": number(one.difference, published.decimals(one.task), "+")
+                + interval(one.interval, published.decimals(one.task), "+"),
                 "p": "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
             }
             for one in made.pairs
@@ -196,12 +195,8 @@ def _in_order(parts: tuple[Any, ...]) -> list[Any]:
     return sorted(parts, key=lambda one: ORDER.index(one.side))
 
 
-def _digits(task: str) -> int:
-    return 2 if task in TWO_DIGITS else 1
-
-
 def _row(row: Row) -> dict[str, Any]:
-    digits = _digits(row.task)
+    digits = published.decimals(row.task)
     return {
         "title": row.title,
         "side": row.side,

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from agenttuning.recipe.yaml_io import read_mapping
-from agenttuning.report.headlines import GROUPS
 from agenttuning.report.reading import read_json
 from agenttuning.scoring.compare import PUBLISHED_SIZE
-from agenttuning.scoring.published import PUBLISHED
+from agenttuning.scoring.published import GROUPS, PUBLISHED
 
 SCHEMA = "agenttuning-ablation/1"
 TITLES = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agenttuning.report.headlines import GROUPS, judged, number
+from agenttuning.report.headlines import judged, number
 from agenttuning.report.headlines import span as words
 from agenttuning.scoring.comparison import Comparison, Row
+from agenttuning.scoring.published import GROUPS
 
 ENDS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # of an axis
 FULL = 100.0

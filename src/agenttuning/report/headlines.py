@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agenttuning.scoring.comparison import VERDICTS, Comparison, Overall, Row
+from agenttuning.scoring.published import GROUPS, decimals
 
 ORDER = ("released", "tuned", "base")  # the released weights first: a miss there is the harness's
-GROUPS = {"held_in": "held-in", "held_out": "held-out", "general": "general"}
-TWO_DIGITS = ("webarena", "mt_bench")  # published so
 RATED = "mt_bench"  # from 1 to 10, where all others are of 100
 
 
@@ -25,7 +24,7 @@ def names(size: str) -> dict[str, str]:
 
 def number(task: str, value: float, sign: str = "") -> str:
     """A score as the paper's table prints it."""
-    return f"{value:{sign}z.{2 if task in TWO_DIGITS else 1}f}".replace("-", "\u2212")
+    return f"{value:{sign}z.{decimals(task)}f}".replace("-", "\u2212")
 
 
 def span(task: str, interval: tuple[float, float] | None, sign: str = "") -> str:

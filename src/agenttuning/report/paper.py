@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from agenttuning.report import ablations, bars, drill, error_figure, headlines, page, rated
 from agenttuning.report.curves import curve
-from agenttuning.report.headlines import GROUPS, number, span
+from agenttuning.report.headlines import number, span
 from agenttuning.report.reading import read_json
 from agenttuning.report.templating import public_name, public_text
 from agenttuning.scoring import compare, comparison, scores
 from agenttuning.scoring.comparison import Comparison, Pair, Row
+from agenttuning.scoring.published import GROUPS
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe

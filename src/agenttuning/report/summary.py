@@ -19,10 +19,11 @@ from agenttuning.errors import UserError
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.report import ablations, figures, paper, read, templating
 from agenttuning.report.figures import Value
-from agenttuning.report.headlines import GROUPS, number, span
+from agenttuning.report.headlines import number, span
 from agenttuning.report.reading import read_json
 from agenttuning.scoring import comparison, published
 from agenttuning.scoring.compare import PUBLISHED_SIZE
+from agenttuning.scoring.published import GROUPS
 
 if TYPE_CHECKING:
     from agenttuning.recipe import Recipe
