@@ -12,13 +12,18 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
+from agenttuning import recipe
 from agenttuning.errors import UserError
 from agenttuning.general import humaneval
+from agenttuning.general.evaluate import evaluate_general
 from agenttuning.general.humaneval_replies import LONG, program
+from agenttuning.general.players import player
 from agenttuning.recipe.schema import REPOSITORY
 from agenttuning.sandbox import SandboxError
+from helpers.tiny_llama import save_tiny_llama
 
 FILES = REPOSITORY / "evaluation" / "lm_eval"
 STEMS = ["stock_humaneval", "paper_humaneval", "sampled_humaneval"]
@@ -392,3 +397,14 @@ def test_a_task_file_holds_none_of_lm_evals_words(stem) -> None:
     held = yaml.load((FILES / f"{stem}.yaml").read_text(), Loader)  # noqa: S506
     assert not {"doc_to_text", "doc_to_target", "gen_prefix"} & set(held) and "Write a solution" not in str(held)
     assert held.get("unsafe_code") in (False, None) and held["metadata"]["version"] == 1
+
+
+def test_samples_are_drawn_alike_in_every_run(tmp_path) -> None:
+    one = recipe.load(REPOSITORY / "recipes/agentlm-tiny/sft.yaml", (), tmp_path / "run")
+    who, said = player(one, str(save_tiny_llama(tmp_path / "model"))), []
+    for name in ("first", "again"):
+        torch.manual_seed(len(said))  # whatever was drawn before
+        evaluate_general(one, who, protocol="sampled", most=1, out=tmp_path / name)
+        lines = (tmp_path / name / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+        said.append([json.loads(line)["answer"] for line in lines])
+    assert said[0] == said[1] and len(set(said[0])) > 10, "twenty samples, hardly two alike"
